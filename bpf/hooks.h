@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The one list of event hooks. Programs, enable flags, the generated Go enum,
+ * the tests and the documentation all start here.
+ *
+ * HOOK(name, ordinal, context): ordinal is the index of the event type in
+ * TSEM's name table and is never reused; context is SLEEPABLE where the kernel
+ * lets a BPF LSM program sleep in the hook (record kind `event`), ATOMIC where
+ * it does not (`async_event`).
+ */
+#ifndef TSEM_HOOKS_H
+#define TSEM_HOOKS_H
+
+#define TSEM_HOOKS(HOOK)				\
+	HOOK(task_kill, 2, ATOMIC)			\
+	HOOK(file_open, 14, SLEEPABLE)			\
+	HOOK(mmap_file, 15, SLEEPABLE)			\
+	HOOK(file_ioctl, 16, SLEEPABLE)			\
+	HOOK(unix_stream_connect, 20, ATOMIC)		\
+	HOOK(socket_create, 22, SLEEPABLE)		\
+	HOOK(socket_connect, 23, SLEEPABLE)		\
+	HOOK(socket_bind, 24, SLEEPABLE)		\
+	HOOK(socket_sendmsg, 28, SLEEPABLE)		\
+	HOOK(kernel_read_file, 37, SLEEPABLE)		\
+	HOOK(sb_mount, 38, SLEEPABLE)			\
+	HOOK(shm_shmat, 46, ATOMIC)			\
+	HOOK(key_alloc, 59, ATOMIC)			\
+	HOOK(netlink_send, 61, SLEEPABLE)		\
+	HOOK(inode_create, 62, SLEEPABLE)		\
+	HOOK(inode_unlink, 64, SLEEPABLE)		\
+	HOOK(inode_rename, 69, SLEEPABLE)		\
+	HOOK(inode_getattr, 71, SLEEPABLE)		\
+	HOOK(inode_setxattr, 72, SLEEPABLE)		\
+	HOOK(bpf_map, 82, SLEEPABLE)			\
+	HOOK(ptrace_access_check, 84, ATOMIC)		\
+	HOOK(capable, 85, ATOMIC)
+
+/* The exec bookkeeping record; TSEM has the name but never exports it. */
+#define TSEM_ORDINAL_bprm_committed_creds 1
+
+#endif

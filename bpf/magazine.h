@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From a raised event to a numbered record in the magazine:
+ *
+ *   event_begin   is the task modeled? count the event, claim a buffer, header
+ *   (cells.h)     describe
+ *   event_end     reserve, number, write, submit; or refuse and count why
+ *
+ * The number is given after the reservation, so numbers have no gap: a record
+ * that is in the magazine has one, an event that was refused has none.
+ */
+#ifndef TSEM_MAGAZINE_H
+#define TSEM_MAGAZINE_H
+
+#include "task.h"
+
+struct event {
+	struct tsem_namespace *ns;
+	struct tsem_task *task;
+	struct buffer *buf;
+	__u32 slot;
+	__u32 failed;		/* it could not be described */
+};
+
+/* The kernel puts this much before each record, and rounds up to it. */
+#define RING_HEADER 8
+
+/* How many tries for a free buffer: all of this CPU's, then some neighbours'. */
+#define BUFFER_TRIES (2 * BUFFERS_PER_CPU)
+
+static __always_inline struct buffer *buffer_claim(void)
+{
+	__u32 first = bpf_get_smp_processor_id() * BUFFERS_PER_CPU;
+
+	for (int i = 0; i < BUFFER_TRIES; i++) {
+		__u32 index = first + i;
+		struct buffer *buf;
+
+		if (index >= buffers_count)
+			index -= buffers_count;
+		buf = bpf_map_lookup_elem(&buffers, &index);
+		if (buf && !__sync_val_compare_and_swap(&buf->busy, 0, 1))
+			return buf;
+	}
+	return NULL;
+}
+
+static __always_inline void buffer_release(struct buffer *buf)
+{
+	/* An exchange is a full barrier: the next owner sees no half of ours. */
+	__sync_lock_test_and_set(&buf->busy, 0);
+}
+
+struct wait {
+	void *ring;
+	__u64 until;
+	__u64 room;		/* the ring may hold this many bytes at most */
+	unsigned long address;	/* somewhere in the memory of the task */
+	__u32 found;
+};
+
+/*
+ * One look at the ring. Reading a byte of the task's own memory is a place
+ * where the kernel gives the CPU to somebody who needs it, for instance to the
+ * keeper that empties the ring; nothing else in reach of a program does that.
+ */
+static long wait_step(__u32 round, struct wait *w)
+{
+	__u8 byte;
+
+	if (bpf_ringbuf_query(w->ring, BPF_RB_AVAIL_DATA) <= w->room) {
+		w->found = 1;
+		return 1;
+	}
+	if (bpf_ktime_get_ns() > w->until)
+		return 1;
+	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address,
+				bpf_get_current_task_btf(), 0);
+	return 0;
+}
+
+/*
+ * A sleepable hook waits, bounded, until it can be described without touching
+ * the reserve of the atomic hooks. Whether room came is not its answer: the
+ * reservation in event_end decides.
+ */
+static __noinline int wait_for_room(struct tsem_namespace *ns, __u32 slot)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct wait w = {};
+
+	if (!ns)
+		return 0;
+	w.ring = bpf_map_lookup_elem(&magazines, &slot);
+	if (!w.ring)
+		return 0;
+	w.room = ns->magazine - ns->reserve - (sizeof(struct tsem_record) + CELLS_ROOM);
+	if (bpf_ringbuf_query(w.ring, BPF_RB_AVAIL_DATA) <= w.room)
+		return 0;
+	__sync_fetch_and_add(&ns->waited, 1);
+	w.until = bpf_ktime_get_ns() + ns->wait;
+	w.address = task->mm ? task->mm->arg_start : 0;
+	/* BPF_MAX_LOOPS; the time limit ends it much earlier. */
+	bpf_loop(1 << 23, wait_step, &w, 0);
+	return 0;
+}
+
+static __always_inline void refuse(struct tsem_namespace *ns, enum tsem_refusal why)
+{
+	__sync_fetch_and_add(&ns->refused[why], 1);
+}
+
+static __always_inline void fill_creds(struct tsem_creds *c, const struct cred *cred,
+				       struct user_namespace *user_ns);
+static __always_inline struct user_namespace *event_user_ns(const struct event *e);
+
+static __always_inline void fill_header(struct event *e, __u16 hook, __u8 kind)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tsem_record *r = &e->buf->head;
+	const struct tsem_task *t = e->task;
+
+	e->buf->used = 0;
+	r->version = TSEM_RECORD_VERSION;
+	r->hook = hook;
+	r->kind = kind;
+	r->cells = 0;
+	r->cut = 0;
+	r->pad0 = 0;
+	r->slot = 0;
+	r->number = 0;
+	r->namespace = t->namespace;
+	r->time = bpf_ktime_get_boot_ns();
+	r->tid = task->pid;
+	r->tgid = task->tgid;
+	r->tnum = t->tnum;
+	r->ttd = t->ttd;
+	r->p_ttd = t->p_ttd;
+	r->identity = t->identity;
+	r->p_identity = t->p_identity;
+	r->cgroup = bpf_get_current_cgroup_id();
+	fill_creds(&r->creds, task->cred, event_user_ns(e));
+	bpf_get_current_comm(r->comm, sizeof(r->comm));
+}
+
+/* Starts an event of a task for which current_task() and namespace_of() gave something. */
+static __always_inline bool event_begin(struct event *e, struct tsem_task *t,
+					struct tsem_namespace *ns, __u16 hook, __u8 kind)
+{
+	e->task = t;
+	e->ns = ns;
+	e->slot = t->ns_slot;
+	e->failed = 0;
+	if (kind != TSEM_KIND_EXEC)
+		__sync_fetch_and_add(&ns->raised, 1);
+	if (may_sleep && kind == TSEM_KIND_EVENT)
+		wait_for_room(ns, e->slot);
+	e->buf = buffer_claim();
+	if (!e->buf) {
+		if (kind == TSEM_KIND_EXEC)
+			__sync_fetch_and_add(&ns->execs_lost, 1);
+		else
+			refuse(ns, TSEM_REFUSED_NO_BUFFER);
+		return false;
+	}
+	fill_header(e, hook, kind);
+	return true;
+}
+
+/* Puts the record into the magazine. Says whether it is there. */
+static __always_inline bool magazine_put(struct event *e)
+{
+	struct buffer *buf = e->buf;
+	struct tsem_namespace *ns = e->ns;
+	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u);
+	struct bpf_dynptr place;
+	void *ring;
+
+	ring = bpf_map_lookup_elem(&magazines, &e->slot);
+	if (!ring)
+		return false;
+	if (length > sizeof(struct tsem_record) + CELLS_ROOM)
+		return false;
+	/* What is left when a sleepable hook is done belongs to the atomic ones. */
+	if (buf->head.kind == TSEM_KIND_EVENT &&
+	    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) + length + RING_HEADER >
+		    ns->magazine - ns->reserve)
+		return false;
+	if (bpf_ringbuf_reserve_dynptr(ring, length, 0, &place)) {
+		bpf_ringbuf_discard_dynptr(&place, 0);
+		return false;
+	}
+	buf->head.length = length;
+	if (buf->head.kind != TSEM_KIND_EXEC)
+		buf->head.number = __sync_fetch_and_add(&ns->delivered, 1) + 1;
+	bpf_dynptr_write(&place, 0, &buf->head, length, 0);
+	bpf_ringbuf_submit_dynptr(&place, 0);
+	return true;
+}
+
+/* Ends an event; what it returns is what the hook returns. */
+static __always_inline int event_end(struct event *e)
+{
+	bool exec = e->buf->head.kind == TSEM_KIND_EXEC;
+
+	if (e->failed) {
+		if (exec)
+			__sync_fetch_and_add(&e->ns->execs_lost, 1);
+		else
+			refuse(e->ns, TSEM_REFUSED_DESCRIBE);
+	} else if (!magazine_put(e)) {
+		if (exec)
+			__sync_fetch_and_add(&e->ns->execs_lost, 1);
+		else
+			refuse(e->ns, TSEM_REFUSED_MAGAZINE_FULL);
+	} else if (e->buf->head.cut) {
+		__sync_fetch_and_add(&e->ns->cut, 1);
+	}
+	buffer_release(e->buf);
+	return 0;
+}
+
+#endif

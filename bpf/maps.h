@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The maps, and the few values that the loader sets before the programs load. */
+#ifndef TSEM_MAPS_H
+#define TSEM_MAPS_H
+
+#include "state.h"
+
+/* Set by the loader; constant for the verifier, which drops what cannot run. */
+
+/*
+ * Sleepable hooks are loaded as sleepable programs. Not so below 6.2: there a
+ * per-CPU recursion guard skips every other task's program while one sleeps.
+ */
+const volatile bool may_sleep;
+const volatile __u32 mnt_ns_initial;	/* inode number of the initial mount namespace */
+const volatile __u64 identity_key[2];	/* random; see identity.h */
+
+/*
+ * A slot of `namespaces`: every task that is in no other namespace and is not
+ * a keeper's belongs to it. 0: none.
+ */
+volatile __u32 root_slot;
+
+volatile __u64 last_ttd;	/* execs on this host since the programs are loaded */
+volatile __u64 last_tnum;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, TSEM_NAMESPACES_MAX);
+	__type(key, __u32);
+	__type(value, struct tsem_namespace);
+} namespaces SEC(".maps");
+
+/* The ring that the array of maps is typed after; its size is no constraint. */
+struct magazine {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TSEM_NAMESPACES_MAX);
+	__type(key, __u32);
+	__array(values, struct magazine);
+} magazines SEC(".maps");
+
+/*
+ * Instance counters of created files. Directories times programs that create
+ * in them, per namespace; memory is taken as entries come. A namespace that
+ * exceeds it is told so in creations_lost.
+ */
+struct creations_of_namespace {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct tsem_creation);
+	__type(value, __u64);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, TSEM_NAMESPACES_MAX);
+	__type(key, __u32);
+	__array(values, struct creations_of_namespace);
+} creations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tsem_task);
+} tasks SEC(".maps");
+
+/*
+ * Threads of keepers that are about to start the first task of a namespace:
+ * thread id to slot. A child forked by such a thread is born in the namespace.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} births SEC(".maps");
+
+/* Thread group ids of keepers: never modeled, also in a root namespace. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} keepers SEC(".maps");
+
+/*
+ * What is known of an inode, as long as the kernel keeps it in memory: who
+ * created it, and its digest. `version` guards the digest: odd while one is
+ * being written.
+ */
+struct inode_state {
+	__u64 creator;		/* id of the namespace; 0: not created in one */
+	__u64 owner;		/* identity of the task that created it */
+	__u64 instance;
+	__u64 version;
+	__u64 i_version;	/* the digest belongs to these */
+	__u64 size;
+	__u64 ctime_sec;
+	__u64 ctime_nsec;
+	__u8 digest[32];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct inode_state);
+} inodes SEC(".maps");
+
+/* Identity of the task that created the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} sockets SEC(".maps");
+
+/*
+ * Identity of the task that created an IPC object, by the address of its
+ * permission structure; gone with the object. 4096 shared memory segments,
+ * 32000 semaphore sets and 32000 queues is what one IPC namespace may hold.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
+	__type(value, __u64);
+} ipc_objects SEC(".maps");
+
+/*
+ * Where records are built. Not per CPU and not per task: a program claims a
+ * free one for the time it describes, so that a task that is preempted and an
+ * interrupt on top of it each have their own, and a task that does nothing
+ * costs nothing. The loader sets the number to BUFFERS_PER_CPU times the CPUs.
+ */
+#define BUFFERS_PER_CPU 4
+
+/* FILE, DENTRY and the largest texts of one hook (sb_mount: three) fit. */
+#define CELLS_ROOM 16384
+
+struct buffer {
+	__u32 busy;
+	__u32 used;		/* bytes of cells */
+	struct tsem_record head;
+	/* The slack lets the verifier see that a text at any offset stays inside. */
+	__u8 cells[CELLS_ROOM + 2 * TSEM_TEXT_MAX];
+	__u8 text[2 * TSEM_TEXT_MAX];	/* where a path is put together, from its end */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BUFFERS_PER_CPU);
+	__type(key, __u32);
+	__type(value, struct buffer);
+} buffers SEC(".maps");
+
+const volatile __u32 buffers_count = BUFFERS_PER_CPU;
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The contract between the kernel half and the daemon, second part: the maps.
+ * (The first part, what stands in a magazine, is record.h.)
+ */
+#ifndef TSEM_STATE_H
+#define TSEM_STATE_H
+
+#include "record.h"
+
+/*
+ * Namespaces that can live at the same time. A slot costs one value here and
+ * one pointer in each array of maps; ids are never reused, slots are.
+ * Slot 0 is never used, so that 0 can mean "no namespace".
+ */
+#define TSEM_NAMESPACES_MAX 1024
+
+enum tsem_namespace_flags {
+	TSEM_NS_CLOSED = 1,		/* raises no further event */
+	TSEM_NS_NSREF_CURRENT = 2,	/* ids as the user namespace of the task sees them */
+};
+
+/*
+ * Value of map `namespaces`. The daemon writes the first part once, before any
+ * task is in the namespace, and `flags` later; the kernel half counts in the
+ * second. When nothing is under way:
+ * raised == delivered + the sum of refused.
+ */
+struct tsem_namespace {
+	__u64 id;		/* 0: the slot is free */
+	__u32 flags;		/* enum tsem_namespace_flags */
+	__u32 magazine;		/* bytes of the ring */
+	__u32 reserve;		/* bytes of it that only atomic hooks may use */
+	__u32 pad;
+	__u64 wait;		/* ns that a sleepable hook waits for room */
+
+	__u64 raised;		/* events */
+	__u64 delivered;	/* of these in the magazine; also the last number given */
+	__u64 refused[TSEM_REFUSED_MAX];
+	__u64 cut;		/* delivered with a text that is not complete */
+	__u64 waited;		/* sleepable hooks that had to wait for room */
+	__u64 tasks;		/* tasks in it now */
+	__u64 tasks_lost;	/* tasks that should be in it, but no memory for their state */
+	__u64 execs_lost;	/* TASK_IDs that cannot be known: no room for the exec record */
+	__u64 creations_lost;	/* created files without instance: map `creations` full */
+	__u64 digests_ima;	/* file digests taken in the hook */
+	__u64 digests_cached;	/* of an inode whose digest was known */
+	__u64 digests_wanted;	/* left to the daemon */
+};
+
+/* Value of map `tasks`, from fork (or from the moment it is adopted) to exit. */
+struct tsem_task {
+	__u64 namespace;	/* 0: never modeled (a task of a keeper, a kernel thread) */
+	__u32 ns_slot;
+	__u32 trust;		/* enum tsem_trust */
+	__u64 tnum;
+	__u64 ttd;
+	__u64 p_ttd;
+	__u64 identity;
+	__u64 p_identity;
+	/* The inode_create under way, until inode_init_security of the new inode. */
+	__u64 create_dir;	/* address of the directory's inode, never followed; 0: none */
+	__u64 create_name;	/* hash and length of the name (struct qstr) */
+	__u64 create_instance;
+};
+
+enum tsem_trust {
+	TSEM_TRUST_TRUSTED = 1,	/* TSEM's flag values */
+	TSEM_TRUST_UNTRUSTED = 2,
+	TSEM_TRUST_PENDING = 4,
+};
+
+/* Key of a namespace's map in `creations`: who creates in which directory. */
+struct tsem_creation {
+	__u64 identity;
+	__u64 ino;
+	__u32 dev;
+	__u32 generation;
+};
+
+#endif

@@ -91,6 +91,8 @@ static __always_inline void *cell(struct event *e, __u16 type, __u32 size)
 	__u32 off = buf->used;
 	struct tsem_cell *c;
 
+	/* The compiler must not read `used` again: the check below is for this value. */
+	barrier_var(off);
 	if (off > CELLS_ROOM - sizeof(*c) - size) {
 		e->failed = 1;
 		return NULL;

@@ -2,8 +2,9 @@
 /*
  * From a raised event to a numbered record in the magazine:
  *
- *   event_begin   is the task modeled? count the event, claim a buffer, header
- *   (cells.h)     describe
+ *   modeled       does the task live in a modeling namespace?
+ *   event_begin   count the event, wait for room, claim a buffer, header
+ *   (cells.h ...) describe
  *   event_end     reserve, number, write, submit; or refuse and count why
  *
  * The number is given after the reservation, so numbers have no gap: a record
@@ -105,9 +106,13 @@ static __noinline int wait_for_room(struct tsem_namespace *ns, __u32 slot)
 	return 0;
 }
 
-static __always_inline void refuse(struct tsem_namespace *ns, enum tsem_refusal why)
+/* Counts what will not be in the magazine, by its reason. */
+static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem_refusal why)
 {
-	__sync_fetch_and_add(&ns->refused[why], 1);
+	if (kind == TSEM_KIND_EXEC)
+		__sync_fetch_and_add(&ns->execs_lost, 1);
+	else
+		__sync_fetch_and_add(&ns->refused[why], 1);
 }
 
 static __always_inline void fill_creds(struct tsem_creds *c, const struct cred *cred,
@@ -143,24 +148,30 @@ static __always_inline void fill_header(struct event *e, __u16 hook, __u8 kind)
 	bpf_get_current_comm(r->comm, sizeof(r->comm));
 }
 
-/* Starts an event of a task for which current_task() and namespace_of() gave something. */
-static __always_inline bool event_begin(struct event *e, struct tsem_task *t,
-					struct tsem_namespace *ns, __u16 hook, __u8 kind)
+/* The first question of every hook; cheap where the answer is no. */
+static __always_inline bool modeled(struct event *e)
 {
-	e->task = t;
-	e->ns = ns;
-	e->slot = t->ns_slot;
+	e->task = current_task();
+	if (!e->task)
+		return false;
+	e->ns = namespace_of(e->task);
+	return e->ns;
+}
+
+#define EVENT(name) TSEM_HOOK_##name, TSEM_KIND_##name
+
+/* Starts an event of a modeled task. What it returns true for ends in event_end. */
+static __always_inline bool event_begin(struct event *e, __u16 hook, __u8 kind)
+{
+	e->slot = e->task->ns_slot;
 	e->failed = 0;
 	if (kind != TSEM_KIND_EXEC)
-		__sync_fetch_and_add(&ns->raised, 1);
-	if (may_sleep && kind == TSEM_KIND_EVENT)
-		wait_for_room(ns, e->slot);
+		__sync_fetch_and_add(&e->ns->raised, 1);
+	if (may_sleep && kind != TSEM_KIND_ASYNC)
+		wait_for_room(e->ns, e->slot);
 	e->buf = buffer_claim();
 	if (!e->buf) {
-		if (kind == TSEM_KIND_EXEC)
-			__sync_fetch_and_add(&ns->execs_lost, 1);
-		else
-			refuse(ns, TSEM_REFUSED_NO_BUFFER);
+		lost(e->ns, kind, TSEM_REFUSED_NO_BUFFER);
 		return false;
 	}
 	fill_header(e, hook, kind);
@@ -198,26 +209,22 @@ static __always_inline bool magazine_put(struct event *e)
 	return true;
 }
 
-/* Ends an event; what it returns is what the hook returns. */
-static __always_inline int event_end(struct event *e)
+/* Ends an event. Says whether its record is in the magazine. */
+static __always_inline bool event_end(struct event *e)
 {
-	bool exec = e->buf->head.kind == TSEM_KIND_EXEC;
+	struct buffer *buf = e->buf;
+	bool there = false;
 
-	if (e->failed) {
-		if (exec)
-			__sync_fetch_and_add(&e->ns->execs_lost, 1);
-		else
-			refuse(e->ns, TSEM_REFUSED_DESCRIBE);
-	} else if (!magazine_put(e)) {
-		if (exec)
-			__sync_fetch_and_add(&e->ns->execs_lost, 1);
-		else
-			refuse(e->ns, TSEM_REFUSED_MAGAZINE_FULL);
-	} else if (e->buf->head.cut) {
+	if (e->failed)
+		lost(e->ns, buf->head.kind, TSEM_REFUSED_DESCRIBE);
+	else if (!magazine_put(e))
+		lost(e->ns, buf->head.kind, TSEM_REFUSED_MAGAZINE_FULL);
+	else
+		there = true;
+	if (there && buf->head.cut)
 		__sync_fetch_and_add(&e->ns->cut, 1);
-	}
-	buffer_release(e->buf);
-	return 0;
+	buffer_release(buf);
+	return there;
 }
 
 #endif

@@ -21,6 +21,9 @@ const volatile __u64 identity_key[2];	/* random; see identity.h */
  */
 volatile __u32 root_slot;
 
+/* Offset of TAI, the only wall clock that a program can read, to UTC; ns. */
+volatile __u64 tai_offset;
+
 volatile __u64 last_ttd;	/* execs on this host since the programs are loaded */
 volatile __u64 last_tnum;
 
@@ -54,8 +57,8 @@ struct creations_of_namespace {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
-	__type(key, struct tsem_creation);
-	__type(value, __u64);
+	__uint(key_size, sizeof(struct tsem_creation));
+	__uint(value_size, sizeof(__u64));
 };
 
 struct {
@@ -91,6 +94,14 @@ struct {
 	__type(value, __u32);
 } keepers SEC(".maps");
 
+/* What the kernel tells of an inode's content without reading it. */
+struct content {
+	__u64 i_version;
+	__u64 size;
+	__u64 ctime_sec;
+	__u64 ctime_nsec;
+};
+
 /*
  * What is known of an inode, as long as the kernel keeps it in memory: who
  * created it, and its digest. `version` guards the digest: odd while one is
@@ -101,10 +112,7 @@ struct inode_state {
 	__u64 owner;		/* identity of the task that created it */
 	__u64 instance;
 	__u64 version;
-	__u64 i_version;	/* the digest belongs to these */
-	__u64 size;
-	__u64 ctime_sec;
-	__u64 ctime_nsec;
+	struct content content;	/* the digest belongs to this */
 	__u8 digest[32];
 };
 

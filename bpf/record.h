@@ -46,6 +46,16 @@ enum tsem_kind {
 	TSEM_KIND_EXEC = 3,	/* bookkeeping: a task got a new TASK_ID; never printed */
 };
 
+/* What each hook of the list makes. */
+enum tsem_kind_of_hook {
+	TSEM_KIND_bprm_committed_creds = TSEM_KIND_EXEC,
+#define TSEM_KIND_OF_SLEEPABLE TSEM_KIND_EVENT
+#define TSEM_KIND_OF_ATOMIC TSEM_KIND_ASYNC
+#define HOOK(name, ordinal, context) TSEM_KIND_##name = TSEM_KIND_OF_##context,
+	TSEM_HOOKS(HOOK)
+#undef HOOK
+};
+
 /*
  * Why an event could not be put into its magazine. Closed list: index of
  * tsem_namespace.refused.

@@ -18,6 +18,7 @@
 enum tsem_namespace_flags {
 	TSEM_NS_CLOSED = 1,		/* raises no further event */
 	TSEM_NS_NSREF_CURRENT = 2,	/* ids as the user namespace of the task sees them */
+	TSEM_NS_SHA256 = 4,		/* its digests are those that IMA has */
 };
 
 /*
@@ -50,7 +51,7 @@ struct tsem_namespace {
 
 /* Value of map `tasks`, from fork (or from the moment it is adopted) to exit. */
 struct tsem_task {
-	__u64 namespace;	/* 0: never modeled (a task of a keeper, a kernel thread) */
+	__u64 namespace;
 	__u32 ns_slot;
 	__u32 trust;		/* enum tsem_trust */
 	__u64 tnum;

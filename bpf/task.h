@@ -13,7 +13,7 @@ static __always_inline struct tsem_namespace *namespace_of(const struct tsem_tas
 	__u32 slot = t->ns_slot;
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
 
-	if (!ns || ns->id != t->namespace || (ns->flags & TSEM_NS_CLOSED))
+	if (!ns || !ns->id || ns->id != t->namespace || (ns->flags & TSEM_NS_CLOSED))
 		return NULL;
 	return ns;
 }

@@ -59,6 +59,10 @@ enum {
 	BPF_RB_AVAIL_DATA = 0,
 };
 
+struct bpf_dynptr {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+
 #ifndef BPF_NO_PRESERVE_ACCESS_INDEX
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #endif
@@ -185,6 +189,20 @@ struct mnt_namespace {
 		unsigned int inum;
 	} ns;
 	u64 seq;
+};
+
+struct mnt_namespace___7 {	/* where seq is gone */
+	struct {
+		u64 ns_id;
+	} ns;
+};
+
+struct proc_ns_operations {
+	const char *name;
+};
+
+struct ns_common {
+	const struct proc_ns_operations *ops;
 };
 
 struct mount {

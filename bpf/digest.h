@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The digest of a file's content, as far as the kernel half knows it. Taken
+ * before a describe buffer is claimed, because reading the file may take long.
+ */
+#ifndef TSEM_DIGEST_H
+#define TSEM_DIGEST_H
+
+#include "cells.h"
+
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_ISREG(mode) (((mode) & S_IFMT) == S_IFREG)
+
+#define FMODE_READ 1
+
+/* include/uapi/linux/hash_info.h */
+#define HASH_ALGO_SHA256 4
+
+/*
+ * The largest file that is digested in the hook: the task waits for it, and a
+ * task that maps a disk image should not. The daemon takes the larger ones.
+ */
+#define IMA_SIZE_MAX (64 << 20)
+
+/*
+ * Two writes within one tick of the clock leave the same change time, so a
+ * digest is kept only of a file that rested this long (ns).
+ */
+#define SETTLED 1000000000ULL
+
+struct digest {
+	__u32 state;		/* enum tsem_digest_state */
+	__u8 sha256[32];
+};
+
+/* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
+#define CTIME_NSEC_MASK 0x3fffffff
+
+static __always_inline void inode_ctime(struct inode *inode, __u64 *sec, __u64 *nsec)
+{
+	struct inode___6_6 *i66 = (void *)inode;
+	struct inode___6_1 *i61 = (void *)inode;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		*sec = inode->i_ctime_sec;
+		*nsec = inode->i_ctime_nsec & CTIME_NSEC_MASK;
+	} else if (bpf_core_field_exists(i66->__i_ctime)) {
+		*sec = i66->__i_ctime.tv_sec;
+		*nsec = i66->__i_ctime.tv_nsec & CTIME_NSEC_MASK;
+	} else {
+		*sec = i61->i_ctime.tv_sec;
+		*nsec = i61->i_ctime.tv_nsec & CTIME_NSEC_MASK;
+	}
+}
+
+static __always_inline void content_of(struct inode *inode, struct content *c)
+{
+	c->i_version = inode->i_version.counter;
+	c->size = inode->i_size;
+	inode_ctime(inode, &c->ctime_sec, &c->ctime_nsec);
+}
+
+static __always_inline bool content_equal(const struct content *a, const struct content *b)
+{
+	return a->i_version == b->i_version && a->size == b->size &&
+	       a->ctime_sec == b->ctime_sec && a->ctime_nsec == b->ctime_nsec;
+}
+
+/* `version` is odd while a writer is inside; it decides who writes. */
+static __always_inline bool digest_cached(struct inode_state *s, const struct content *now,
+					  __u8 *sha256)
+{
+	__u64 version = *(volatile __u64 *)&s->version;
+	bool equal;
+
+	if (!version || (version & 1))
+		return false;
+	equal = content_equal(&s->content, now);
+	__builtin_memcpy(sha256, s->digest, 32);
+	return equal && __sync_fetch_and_add(&s->version, 0) == version;
+}
+
+static __always_inline void digest_keep(struct inode_state *s, const struct content *now,
+					const __u8 *sha256)
+{
+	__u64 version = *(volatile __u64 *)&s->version;
+
+	if ((version & 1) || __sync_val_compare_and_swap(&s->version, version, version + 1) != version)
+		return;
+	s->content = *now;
+	__builtin_memcpy(s->digest, sha256, 32);
+	__sync_fetch_and_add(&s->version, 1);
+}
+
+static __always_inline bool content_settled(const struct content *c)
+{
+	__u64 real = bpf_ktime_get_tai_ns() - tai_offset;
+
+	return real - (c->ctime_sec * 1000000000ULL + c->ctime_nsec) - SETTLED < 1ULL << 62;
+}
+
+/* Reads the file, in a hook that may. */
+static __noinline int digest_by_ima(struct file *file, struct digest *d, struct tsem_namespace *ns)
+{
+	struct inode *inode = file->f_inode;
+	struct content before, after;
+	struct inode_state *s;
+
+	content_of(inode, &before);
+	s = bpf_inode_storage_get(&inodes, inode, 0, 0);
+	if (s && digest_cached(s, &before, d->sha256)) {
+		d->state = TSEM_DIGEST_IMA;
+		if (ns)
+			__sync_fetch_and_add(&ns->digests_cached, 1);
+		return 0;
+	}
+	if (before.size > IMA_SIZE_MAX)
+		return 0;
+	if (bpf_ima_file_hash(file, d->sha256, 32) != HASH_ALGO_SHA256)
+		return 0;
+	content_of(inode, &after);
+	if (!content_equal(&before, &after))
+		return 0;
+	d->state = TSEM_DIGEST_IMA;
+	if (ns)
+		__sync_fetch_and_add(&ns->digests_ima, 1);
+	if (!content_settled(&before))
+		return 0;
+	if (!s)
+		s = bpf_inode_storage_get(&inodes, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (s)
+		digest_keep(s, &before, d->sha256);
+	return 0;
+}
+
+static __always_inline bool is_pseudo_filesystem(__u64 magic)
+{
+	switch (magic) {
+	case 0x9fa0:		/* proc */
+	case 0x62656572:	/* sysfs */
+	case 0x64626720:	/* debugfs */
+	case 0x01021994:	/* tmpfs */
+	case 0x1cd1:		/* devpts */
+	case 0x42494e4d:	/* binfmt_misc */
+	case 0x73636673:	/* securityfs */
+	case 0xf97cff8c:	/* selinuxfs */
+	case 0x43415d53:	/* smackfs */
+	case 0x0027e0eb:	/* cgroup v1 */
+	case 0x63677270:	/* cgroup v2 */
+	case 0x6e736673:	/* nsfs */
+	case 0xde5e81e4:	/* efivarfs */
+		return true;
+	}
+	return false;
+}
+
+enum digest_rules {
+	DIGEST_PSEUDO = 1,	/* pseudo filesystems are measured too */
+	DIGEST_ZERO = 2,	/* zeros for what is not a regular file */
+	DIGEST_READ = 4,	/* the hook may read the file */
+};
+
+/* Is the inode one that a task of this namespace created? */
+static __always_inline bool created_here(struct tsem_namespace *ns, struct inode *inode)
+{
+	struct inode_state *s = bpf_inode_storage_get(&inodes, inode, 0, 0);
+
+	return s && s->creator == ns->id;
+}
+
+/* TSEM's order of rules (its digest of a FILE); the last ones are ours. */
+static __always_inline void take_digest(struct event *e, struct file *file, __u32 rules,
+					struct digest *d)
+{
+	struct inode *inode = file->f_inode;
+
+	__builtin_memset(d, 0, sizeof(*d));
+	d->state = TSEM_DIGEST_EMPTY;
+	if (!S_ISREG(inode->i_mode)) {
+		if (rules & DIGEST_ZERO)
+			d->state = TSEM_DIGEST_ZERO;
+		return;
+	}
+	if (!inode->i_size || created_here(e->ns, inode))
+		return;
+	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(inode->i_sb->s_magic))
+		return;
+	d->state = TSEM_DIGEST_WANTED;
+	/*
+	 * A file that is not open for reading would be opened again by IMA, and
+	 * come back to these hooks.
+	 */
+	if (may_sleep && (rules & DIGEST_READ) && (file->f_mode & FMODE_READ) &&
+	    (e->ns->flags & TSEM_NS_SHA256))
+		digest_by_ima(file, d, e->ns);
+	if (d->state == TSEM_DIGEST_WANTED)
+		__sync_fetch_and_add(&e->ns->digests_wanted, 1);
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Inodes and directory entries. */
+
+SEC("lsm.s/inode_create")
+int BPF_PROG(inode_create, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	struct event e;
+
+	if (!modeled(&e))
+		return 0;
+	creation_begin(&e, dir, dentry);
+	if (!event_begin(&e, EVENT(inode_create)))
+		return 0;
+	cell_inode(&e, dir);
+	cell_new_dentry(&e, dentry);
+	cell_scalar(&e, mode);
+	event_end(&e);
+	return 0;
+}
+
+/* The inode whose creation inode_create announced. */
+SEC("lsm/inode_init_security")
+int BPF_PROG(inode_init_security, struct inode *inode, struct inode *dir, const struct qstr *name)
+{
+	struct tsem_task *t = current_task();
+	struct inode_state *s;
+
+	if (!t || !t->create_dir || !S_ISREG(inode->i_mode))
+		return 0;
+	if (t->create_dir != (__u64)dir || t->create_name != name->hash_len)
+		return 0;
+	t->create_dir = 0;
+	s = bpf_inode_storage_get(&inodes, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!s)
+		return 0;
+	s->owner = t->identity;
+	s->instance = t->create_instance;
+	s->creator = t->namespace;
+	return 0;
+}
+
+SEC("lsm.s/inode_unlink")
+int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(inode_unlink)))
+		return 0;
+	cell_inode(&e, dir);
+	cell_dentry(&e, dentry, NULL, true);
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/inode_rename")
+int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
+	     struct inode *new_dir, struct dentry *new_dentry)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(inode_rename)))
+		return 0;
+	cell_inode(&e, old_dir);
+	cell_dentry(&e, old_dentry, NULL, false);
+	cell_inode(&e, new_dir);
+	cell_dentry(&e, new_dentry, NULL, false);
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/inode_getattr")
+int BPF_PROG(inode_getattr, const struct path *path)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(inode_getattr)))
+		return 0;
+	cell_dentry(&e, path->dentry, path->mnt, false);
+	event_end(&e);
+	return 0;
+}
+
+/* The first argument is a user namespace before 6.3, then an id map; neither matters. */
+SEC("lsm.s/inode_setxattr")
+int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *name,
+	     const void *value, size_t size, int flags)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(inode_setxattr)))
+		return 0;
+	cell_dentry(&e, dentry, NULL, false);
+	cell_string(&e, name);
+	cell_bytes(&e, TSEM_CELL_BYTES, value, size);
+	cell_scalar(&e, flags);
+	event_end(&e);
+	return 0;
+}

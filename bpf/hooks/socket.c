@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Sockets and their owners. */
+
+/* sizeof(struct sockaddr_storage): the kernel copies no more from user space. */
+#define ADDRESS_MAX 128
+
+static __always_inline __u64 owner_of(struct sock *sk)
+{
+	__u64 *owner = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	return owner ? *owner : 0;
+}
+
+/* The socket of a system call, and its address where it has one. */
+static __always_inline bool socket_event(struct event *e, __u16 hook, __u8 kind,
+					 struct socket *sock, const void *address, int length)
+{
+	__u32 start, bytes = length;
+	struct tsem_addr *a;
+	struct sock *sk = sock->sk;
+
+	if (!modeled(e) || !event_begin(e, hook, kind))
+		return false;
+	if (!sk) {
+		e->failed = 1;
+		return true;
+	}
+	cell_sock(e, sk, owner_of(sk));
+	if (!address) {
+		cell_absent(e);
+		return true;
+	}
+	start = e->buf->used;
+	a = cell(e, TSEM_CELL_ADDR, sizeof(*a));
+	if (!a)
+		return true;
+	a->family = sk->__sk_common.skc_family;
+	a->length = length;
+	cell_append(e, start, sizeof(*a), address, bytes > ADDRESS_MAX ? ADDRESS_MAX : bytes);
+	return true;
+}
+
+SEC("lsm.s/socket_create")
+int BPF_PROG(socket_create, int family, int type, int protocol, int kern)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(socket_create)))
+		return 0;
+	cell_scalar(&e, family);
+	cell_scalar(&e, type);
+	cell_scalar(&e, protocol);
+	cell_scalar(&e, kern);
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/socket_post_create")
+int BPF_PROG(socket_post_create, struct socket *sock)
+{
+	struct tsem_task *t = current_task();
+	struct sock *sk = sock->sk;
+	__u64 *owner;
+
+	if (!t || !sk)
+		return 0;
+	owner = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (owner)
+		*owner = t->identity;
+	return 0;
+}
+
+SEC("lsm.s/socket_connect")
+int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen)
+{
+	struct event e;
+
+	if (socket_event(&e, EVENT(socket_connect), sock, address, addrlen))
+		event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/socket_bind")
+int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen)
+{
+	struct event e;
+
+	if (socket_event(&e, EVENT(socket_bind), sock, address, addrlen))
+		event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/socket_sendmsg")
+int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg)
+{
+	struct event e;
+
+	if (socket_event(&e, EVENT(socket_sendmsg), sock, msg->msg_name, msg->msg_namelen))
+		event_end(&e);
+	return 0;
+}
+
+SEC("lsm/unix_stream_connect")
+int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(unix_stream_connect)))
+		return 0;
+	cell_sock(&e, sock, owner_of(sock));
+	cell_sock(&e, other, owner_of(other));
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm.s/netlink_send")
+int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb)
+{
+	struct netlink_skb_parms *parms;
+	struct user_namespace *ns;
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(netlink_send)))
+		return 0;
+	/* include/linux/netlink.h, NETLINK_CB */
+	parms = (void *)skb + bpf_core_field_offset(skb->cb);
+	ns = event_user_ns(&e);
+	cell_sock(&e, sk, owner_of(sk));
+	cell_scalar(&e, map_uid(ns, BPF_CORE_READ(parms, creds.uid.val)));
+	cell_scalar(&e, map_gid(ns, BPF_CORE_READ(parms, creds.gid.val)));
+	cell_scalar(&e, BPF_CORE_READ(parms, portid));
+	cell_scalar(&e, BPF_CORE_READ(parms, dst_group));
+	cell_scalar(&e, BPF_CORE_READ(parms, flags));
+	cell_scalar(&e, BPF_CORE_READ(parms, nsid_is_set));
+	cell_scalar(&e, BPF_CORE_READ(parms, nsid));
+	event_end(&e);
+	return 0;
+}

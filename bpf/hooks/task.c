@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Tasks: their state from fork to exit, and the events about other tasks. */
+
+#define SIGURG 23
+
+SEC("lsm/task_alloc")
+int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
+{
+	struct tsem_task *parent = current_task(), *t;
+	__u32 tid = bpf_get_current_task_btf()->pid;
+	__u32 *slot = bpf_map_lookup_elem(&births, &tid);
+
+	if (slot) {
+		task_join(task, *slot);
+		return 0;
+	}
+	if (!parent || !namespace_of(parent))
+		return 0;
+	t = task_join(task, parent->ns_slot);
+	if (!t)
+		return 0;
+	t->trust = parent->trust;
+	t->ttd = parent->ttd;
+	t->p_ttd = parent->ttd;
+	t->identity = parent->identity;
+	t->p_identity = parent->identity;
+	return 0;
+}
+
+SEC("lsm/task_free")
+int BPF_PROG(task_free, struct task_struct *task)
+{
+	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
+	struct tsem_namespace *ns;
+	__u32 slot;
+
+	if (!t)
+		return 0;
+	slot = t->ns_slot;
+	ns = bpf_map_lookup_elem(&namespaces, &slot);
+	if (ns && ns->id == t->namespace)
+		__sync_fetch_and_sub(&ns->tasks, 1);
+	return 0;
+}
+
+/*
+ * A task becomes another program: a new execution number and, with its file and
+ * credentials, a new TASK_ID. The record that tells the daemon is not an event.
+ */
+SEC("lsm.s/bprm_committed_creds")
+int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
+{
+	__u64 ttd = __sync_fetch_and_add(&last_ttd, 1) + 1;
+	struct digest digest;
+	struct event e;
+
+	if (!modeled(&e))
+		return 0;
+	e.task->ttd = ttd;
+	/* Until it is known: nobody else's, and not that of a task without exec. */
+	e.task->identity = identity_key[0] ^ (ttd << 1);
+	take_digest(&e, bprm->file, DIGEST_PSEUDO | DIGEST_READ, &digest);
+	if (!event_begin(&e, EVENT(bprm_committed_creds)))
+		return 0;
+	cell_file(&e, bprm->file, &digest);
+	e.buf->head.identity = identity_compute(&e);
+	if (event_end(&e))
+		e.task->identity = e.buf->head.identity;
+	return 0;
+}
+
+/* include/linux/sched/signal.h: SEND_SIG_NOINFO is 0, SEND_SIG_PRIV is 1. */
+static __always_inline bool sent_by_kernel(struct kernel_siginfo *info)
+{
+	if (!info)
+		return false;
+	return (unsigned long)info == 1 || BPF_CORE_READ(info, si_code) > 0;
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int sig)
+{
+	struct tsem_task *target;
+	struct event e;
+
+	if (!modeled(&e) || sig == SIGURG || sent_by_kernel(info))
+		return 0;
+	if (!event_begin(&e, EVENT(task_kill)))
+		return 0;
+	target = bpf_task_storage_get(&tasks, p, 0, 0);
+	cell_task(&e, p);
+	cell_scalar(&e, sig);
+	cell_scalar(&e, (target ? target->namespace : 0) != e.task->namespace);
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(ptrace_access_check)))
+		return 0;
+	cell_task(&e, child);
+	cell_scalar(&e, mode);
+	event_end(&e);
+	return 0;
+}
+
+SEC("lsm/capable")
+int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int cap,
+	     unsigned int opts)
+{
+	struct event e;
+
+	if (!modeled(&e) || !event_begin(&e, EVENT(capable)))
+		return 0;
+	cell_scalar(&e, cap);
+	cell_scalar(&e, opts);
+	event_end(&e);
+	return 0;
+}

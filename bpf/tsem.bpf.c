@@ -1,0 +1,51 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The kernel half: one object for all kernels from 6.1 on. Every event travels
+ * the same way: a program in hooks/ asks modeled(), describes the event in cells
+ * (cells.h, inode.h, path.h, digest.h) and puts it into the magazine of its
+ * namespace (magazine.h).
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "identity.h"
+#include "inode.h"
+
+#include "hooks/task.c"
+#include "hooks/file.c"
+#include "hooks/inode.c"
+#include "hooks/mount.c"
+#include "hooks/socket.c"
+#include "hooks/ipc.c"
+#include "hooks/key.c"
+#include "hooks/kernel.c"
+#include "hooks/bpf.c"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/*
+ * Nothing but this puts a type into BTF that stands only in local variables;
+ * the Go types are generated from there.
+ */
+const struct {
+	struct tsem_cell cell;
+	struct tsem_inode inode;
+	struct tsem_path path;
+	struct tsem_file file;
+	struct tsem_addr addr;
+	struct tsem_sock sock;
+	struct tsem_ipc ipc;
+	struct tsem_creation creation;
+	enum tsem_hook hook;
+	enum tsem_kind kind;
+	enum tsem_refusal refusal;
+	enum tsem_cell_type cell_type;
+	enum tsem_namespace_flags namespace_flags;
+	enum tsem_digest_state digest_state;
+	enum tsem_path_flags path_flags;
+	enum tsem_path_type path_type;
+} *contract __attribute__((unused));

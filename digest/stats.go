@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package digest
+
+import "sync/atomic"
+
+// Stats counts since New. Every answer of Get is in exactly one of Cached, Exact,
+// Changed, Unavailable, Overloaded and TimedOut, except those for empty files.
+type Stats struct {
+	Computed uint64 // files read to the end, also those that nobody waited for any more
+	Bytes    uint64 // read from files, also from those not read to the end
+
+	Cached      uint64 // answers Exact without reading the file
+	Exact       uint64 // answers Exact after reading it
+	Changed     uint64 // answers Changed
+	Unavailable uint64 // answers Unavailable: not found, not readable, closed
+	Overloaded  uint64 // answers Unavailable: too many files waited to be read
+	TimedOut    uint64 // answers Unavailable: the caller's time was over
+}
+
+type counters struct {
+	computed, bytes                   atomic.Uint64
+	cached, exact, changed            atomic.Uint64
+	unavailable, overloaded, timedOut atomic.Uint64
+}
+
+func (c *counters) answered(s State) {
+	switch s {
+	case Exact:
+		c.exact.Add(1)
+	case Changed:
+		c.changed.Add(1)
+	default:
+		c.unavailable.Add(1)
+	}
+}
+
+// Stats returns the counters. Each is right, but they are not read at one instant.
+// Any goroutine.
+func (c *Cache) Stats() Stats {
+	return Stats{
+		Computed:    c.computed.Load(),
+		Bytes:       c.bytes.Load(),
+		Cached:      c.cached.Load(),
+		Exact:       c.exact.Load(),
+		Changed:     c.changed.Load(),
+		Unavailable: c.unavailable.Load(),
+		Overloaded:  c.overloaded.Load(),
+		TimedOut:    c.timedOut.Load(),
+	}
+}

@@ -129,8 +129,8 @@ func newCache(read func(fd int, p []byte) (int, error)) *Cache {
 // must not change, and what it is worth. With Unavailable it is nil. Get waits no
 // longer than timeout for a file that has to be read first. The computation goes
 // on after that, so that the digest may be there next time; hence a timeout of 0
-// only looks, and has the file read in the background. After Close the answer is
-// Unavailable. Any number of goroutines.
+// only looks, and has the file read in the background. After Close no file is read any
+// more. Any number of goroutines.
 func (c *Cache) Get(req Request, timeout time.Duration) ([]byte, State) {
 	if req.Size == 0 {
 		return req.Hash.New().Sum(nil), Exact
@@ -210,6 +210,15 @@ func (c *Cache) finish(j *job, r result) {
 	}
 	c.mu.Unlock()
 	close(j.done)
+}
+
+func (c *Cache) closed() bool {
+	select {
+	case <-c.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // Close ends the goroutines, and every Get that waits. It waits for them, at most

@@ -4,7 +4,6 @@ package digest
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,10 +25,8 @@ const (
 	fuseMagic = 0x65735546
 )
 
-var (
-	errClosed  = errors.New("cache is closed")
-	errLongest = fmt.Errorf("not read within %v", longest)
-)
+// errGivenUp: the cache was closed meanwhile, or the file took too long.
+var errGivenUp = errors.New("given up")
 
 // result of a computation; keep: the digest stays right as long as the identity.
 type result struct {
@@ -41,8 +38,8 @@ type result struct {
 // compute finds, reads and hashes the file of req.
 func (c *Cache) compute(req *Request, buf []byte) result {
 	begin := time.Now()
-	found, match := find(req)
-	if match == other {
+	found, m := find(req)
+	if m == other {
 		return result{}
 	}
 	defer unix.Close(found)
@@ -61,7 +58,7 @@ func (c *Cache) compute(req *Request, buf []byte) result {
 	}
 	c.computed.Add(1)
 	after, err := contentOf(fd)
-	if err != nil || match != same || before != req.content() || after != before {
+	if err != nil || m != same || before != req.content() || after != before {
 		return result{sum: sum, state: Changed}
 	}
 	rested := begin.Sub(time.Unix(int64(before.sec), int64(before.nsec)))
@@ -78,13 +75,8 @@ func (c *Cache) compute(req *Request, buf []byte) result {
 func (c *Cache) hash(req *Request, fd int, size uint64, buf []byte) ([]byte, error) {
 	h := req.Hash.New()
 	for begin := time.Now(); size > 0; {
-		select {
-		case <-c.stop:
-			return nil, errClosed
-		default:
-		}
-		if time.Since(begin) > longest {
-			return nil, errLongest
+		if c.closed() || time.Since(begin) > longest {
+			return nil, errGivenUp
 		}
 		n, err := retry(func() (int, error) { return c.read(fd, buf[:min(size, chunk)]) })
 		if err != nil {

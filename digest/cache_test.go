@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package digest
+
+import (
+	"bytes"
+	"crypto"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// enough is a timeout that only a defect uses up.
+const enough = 30 * time.Second
+
+// testCache returns a Cache that ends with the test.
+func testCache(t *testing.T, read func(int, []byte) (int, error)) *Cache {
+	t.Helper()
+	c := newCache(read)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// write makes a file and returns its path.
+func write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// restedFile returns a file that did not change lately.
+func restedFile(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.EvalSymlinks("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// record returns the request that the kernel half would make for the file at path.
+func record(t *testing.T, path string) Request {
+	t.Helper()
+	fd, err := open(path, look)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		t.Fatal(err)
+	}
+	ino, err := inodeNumber(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Request{
+		Hash:      crypto.SHA256,
+		TID:       uint32(unix.Gettid()),
+		Path:      path,
+		DevMajor:  unix.Major(uint64(st.Dev)),
+		DevMinor:  unix.Minor(uint64(st.Dev)),
+		SMagic:    uint32(fs.Type),
+		Ino:       ino,
+		Size:      uint64(st.Size),
+		CtimeSec:  uint64(st.Ctim.Sec),
+		CtimeNsec: uint64(st.Ctim.Nsec),
+	}
+}
+
+// rewrite changes the content of a file, also to the same size, until that shows in
+// its change time: before Linux 6.13 not within a tick.
+func rewrite(t *testing.T, path, content string) {
+	t.Helper()
+	before := record(t, path)
+	for now := before; now.content() == before.content(); now = record(t, path) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+func hashOf(h crypto.Hash, content []byte) []byte {
+	s := h.New()
+	s.Write(content)
+	return s.Sum(nil)
+}
+
+func want(t *testing.T, c *Cache, req Request, state State, content string) {
+	t.Helper()
+	sum, got := c.Get(req, enough)
+	if got != state {
+		t.Fatalf("%s is %v, want %v", req.Path, got, state)
+	}
+	var wanted []byte
+	if state != Unavailable {
+		wanted = hashOf(req.Hash, []byte(content))
+	}
+	if !bytes.Equal(sum, wanted) {
+		t.Fatalf("digest of %s is %x, want %x", req.Path, sum, wanted)
+	}
+}
+
+func wantStats(t *testing.T, c *Cache, want Stats) {
+	t.Helper()
+	if got := c.Stats(); got != want {
+		t.Errorf("counters are %+v, want %+v", got, want)
+	}
+}
+
+func TestExact(t *testing.T) {
+	content := strings.Repeat("0123456789", chunk/5) // more than one chunk
+	path := write(t, "file", content)
+	c := testCache(t, unix.Read)
+	for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		req := record(t, path)
+		req.Hash = h
+		want(t, c, req, Exact, content)
+	}
+	wantStats(t, c, Stats{Computed: 3, Bytes: 3 * uint64(len(content)), Exact: 3})
+}
+
+func TestEmpty(t *testing.T) {
+	c := testCache(t, unix.Read)
+	want(t, c, Request{Hash: crypto.SHA256, Path: "/nowhere"}, Exact, "")
+	wantStats(t, c, Stats{})
+}
+
+func TestChangedBefore(t *testing.T) {
+	for name, content := range map[string]string{"longer": "new and longer", "same size": "new", "empty": ""} {
+		t.Run(name, func(t *testing.T) {
+			path := write(t, "file", "old")
+			req := record(t, path)
+			rewrite(t, path, content)
+			c := testCache(t, unix.Read)
+			want(t, c, req, Changed, content)
+			wantStats(t, c, Stats{Computed: 1, Bytes: uint64(len(content)), Changed: 1})
+		})
+	}
+}
+
+func TestChangedWhileRead(t *testing.T) {
+	path := write(t, "file", "old")
+	c := testCache(t, func(fd int, p []byte) (int, error) {
+		n, err := unix.Read(fd, p)
+		rewrite(t, path, "new and longer") // not read further than its size was
+		return n, err
+	})
+	want(t, c, record(t, path), Changed, "old")
+}
+
+func TestShorterThanItSaid(t *testing.T) {
+	path := write(t, "file", "content")
+	c := testCache(t, func(fd int, p []byte) (int, error) {
+		if err := os.Truncate(path, 0); err != nil {
+			return 0, err
+		}
+		return unix.Read(fd, p)
+	})
+	want(t, c, record(t, path), Changed, "")
+}
+
+func TestReadError(t *testing.T) {
+	path := write(t, "file", "content")
+	c := testCache(t, func(int, []byte) (int, error) { return 0, unix.EIO })
+	want(t, c, record(t, path), Unavailable, "")
+	wantStats(t, c, Stats{Unavailable: 1})
+}
+
+func TestInterruptedRead(t *testing.T) {
+	path := write(t, "file", "content")
+	interrupted := false
+	c := testCache(t, func(fd int, p []byte) (int, error) {
+		if !interrupted {
+			interrupted = true
+			return -1, unix.EINTR
+		}
+		return unix.Read(fd, p)
+	})
+	want(t, c, record(t, path), Exact, "content")
+}
+
+func TestKept(t *testing.T) {
+	req := record(t, restedFile(t))
+	content, err := os.ReadFile(req.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := testCache(t, unix.Read)
+	want(t, c, req, Exact, string(content))
+	again := req
+	again.TID, again.Path = 0, "/another/way"
+	want(t, c, again, Exact, string(content))
+	wantStats(t, c, Stats{Computed: 1, Bytes: req.Size, Exact: 1, Cached: 1})
+	again.CtimeNsec++
+	want(t, c, again, Unavailable, "")
+}
+
+// A file that was written just now may be written again without a trace.
+func TestYoungNotKept(t *testing.T) {
+	c := testCache(t, unix.Read)
+	for tries := 0; ; tries++ {
+		before, begin := c.Stats().Computed, time.Now()
+		req := record(t, write(t, "file", "content"))
+		want(t, c, req, Exact, "content")
+		computed := time.Now()
+		want(t, c, req, Exact, "content")
+		if c.Stats().Computed == before+2 {
+			return
+		}
+		if computed.Sub(begin) < settled || tries > 10 {
+			t.Fatalf("digest of a file %v old was kept", computed.Sub(begin))
+		}
+	}
+}
+
+func TestFUSENotKept(t *testing.T) {
+	req := record(t, restedFile(t))
+	req.SMagic = fuseMagic
+	c := testCache(t, unix.Read)
+	for range 2 {
+		if _, state := c.Get(req, enough); state != Exact {
+			t.Fatalf("%s is %v", req.Path, state)
+		}
+	}
+	wantStats(t, c, Stats{Computed: 2, Bytes: 2 * req.Size, Exact: 2})
+}
+
+// stalled returns a read function that waits for release, and says when it is called.
+func stalled() (read func(int, []byte) (int, error), called chan struct{}, release func()) {
+	called = make(chan struct{}, workers+queued)
+	gate := make(chan struct{})
+	return func(fd int, p []byte) (int, error) {
+		called <- struct{}{}
+		<-gate
+		return unix.Read(fd, p)
+	}, called, sync.OnceFunc(func() { close(gate) })
+}
+
+func TestTimeout(t *testing.T) {
+	read, called, release := stalled()
+	defer release()
+	c := testCache(t, read)
+	req := record(t, write(t, "file", "content"))
+	for _, timeout := range []time.Duration{0, time.Millisecond} {
+		if sum, state := c.Get(req, timeout); sum != nil || state != Unavailable {
+			t.Fatalf("after %v: %x, %v", timeout, sum, state)
+		}
+	}
+	<-called
+	wantStats(t, c, Stats{TimedOut: 2})
+	release()
+	want(t, c, req, Exact, "content")
+}
+
+func TestConcurrentRequestsReadOnce(t *testing.T) {
+	const requests = 50
+	read, called, release := stalled()
+	defer release()
+	c := testCache(t, read)
+	req := record(t, restedFile(t))
+	var all sync.WaitGroup
+	for i := range requests {
+		all.Go(func() {
+			req := req
+			req.TID = uint32(i)
+			if _, state := c.Get(req, enough); state != Exact {
+				t.Errorf("request %d is %v", i, state)
+			}
+		})
+	}
+	<-called
+	release()
+	all.Wait()
+	s := c.Stats()
+	if s.Computed != 1 || s.Exact+s.Cached != requests {
+		t.Errorf("counters are %+v, want 1 computed and %d answers", s, requests)
+	}
+}
+
+// A request that has joined one whose path leads nowhere goes its own way.
+func TestSharedFailure(t *testing.T) {
+	read, called, release := stalled()
+	defer release()
+	c := testCache(t, read)
+	for range workers {
+		c.Get(record(t, write(t, "stalled", "stalled")), 0)
+		<-called
+	}
+	req := record(t, write(t, "file", "content"))
+	lost := req
+	lost.Path = "/nowhere"
+	c.Get(lost, 0)
+	if _, j, ours := c.start(&req); ours || j.req != lost {
+		t.Fatalf("request for %s did not join the one for %s", req.Path, lost.Path)
+	}
+	var all sync.WaitGroup
+	all.Go(func() { want(t, c, req, Exact, "content") })
+	release()
+	all.Wait()
+}
+
+func TestOverload(t *testing.T) {
+	read, called, release := stalled()
+	defer release()
+	c := testCache(t, read)
+	for range workers {
+		c.Get(record(t, write(t, "stalled", "stalled")), 0)
+		<-called
+	}
+	req := record(t, write(t, "file", "content"))
+	for i := range queued {
+		other := req
+		other.Ino += uint64(i) + 1
+		c.Get(other, 0)
+	}
+	want(t, c, req, Unavailable, "")
+	wantStats(t, c, Stats{TimedOut: workers + queued, Overloaded: 1})
+}
+
+func TestClose(t *testing.T) {
+	read, called, release := stalled()
+	defer release()
+	c := newCache(read)
+	req := record(t, write(t, "file", "content"))
+	var waiting sync.WaitGroup
+	waiting.Go(func() { want(t, c, req, Unavailable, "") })
+	<-called
+	c.Close() // does not wait for the one that hangs
+	waiting.Wait()
+	c.Close()
+	want(t, c, req, Unavailable, "")
+	release()
+	<-c.ended
+}
+
+func TestKeptIsBounded(t *testing.T) {
+	g := newKept()
+	used := key{ino: 1 << 40}
+	g.put(used, []byte{1})
+	for i := range uint64(5 * generation) {
+		g.put(key{ino: i}, []byte{2})
+		if g.get(used) == nil {
+			t.Fatalf("what is in use was gone after %d others", i)
+		}
+		if n := len(g.young) + len(g.old); n > 2*generation {
+			t.Fatalf("%d digests are kept", n)
+		}
+	}
+	if g.get(key{ino: 0}) != nil {
+		t.Error("what nobody used is still kept")
+	}
+}

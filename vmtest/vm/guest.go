@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// guest is /init. It never returns; the host ends the machine when it has the answer.
+func guest() {
+	a, err := serve()
+	if err != nil {
+		a.Error = err.Error()
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	}
+	if err := reply(a); err != nil {
+		fmt.Fprintln(os.Stderr, "vm: the answer cannot be sent:", err)
+		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+func serve() (answer, error) {
+	var a answer
+	data, err := os.ReadFile(requestFile)
+	if err != nil {
+		return a, err
+	}
+	var r request
+	if err := json.Unmarshal(data, &r); err != nil {
+		return a, err
+	}
+	for _, name := range r.Modules {
+		if err := loadModule(filepath.Join(moduleDir, name)); err != nil {
+			return a, fmt.Errorf("module %s: %w", name, err)
+		}
+	}
+	if err := mountAll(r); err != nil {
+		return a, err
+	}
+	if err := loopbackUp(); err != nil {
+		return a, fmt.Errorf("loopback: %w", err)
+	}
+	return run(r)
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.FinitModule(int(f.Fd()), "", 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
+// A mount; the target is made if it is not there.
+type mount struct {
+	source, target, kind string
+	flags                uintptr
+	data                 string
+	optional             bool // not in every kernel
+}
+
+func (m mount) do(root string) error {
+	target := filepath.Join(root, m.target)
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(m.source, target, m.kind, m.flags, m.data); err != nil && !m.optional {
+		return fmt.Errorf("mount %s on %s: %w", m.kind, target, err)
+	}
+	return nil
+}
+
+const (
+	lower   = "/host"
+	layer   = "/layer"
+	newRoot = "/root"
+)
+
+func mountAll(r request) error {
+	const nodev = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for _, m := range []mount{
+		{"devtmpfs", "/dev", "devtmpfs", 0, "", false},
+		{"sysfs", "/sys", "sysfs", nodev, "", false},
+		{"host", lower, "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=512000,cache=loose", false},
+		{"layer", layer, "tmpfs", 0, "", false},
+	} {
+		if err := m.do("/"); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{layer + "/up", layer + "/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	version, err := os.ReadFile(lower + r.Kernel + "/version")
+	if err != nil {
+		return err
+	}
+	modules := "/lib/modules/" + strings.TrimSpace(string(version))
+	for _, m := range []mount{
+		{"root", newRoot, "overlay", 0, "lowerdir=" + lower + ",upperdir=" + layer + "/up,workdir=" + layer + "/work", false},
+		{"proc", newRoot + "/proc", "proc", nodev, "", false},
+		{"sysfs", newRoot + "/sys", "sysfs", nodev, "", false},
+		{"devtmpfs", newRoot + "/dev", "devtmpfs", unix.MS_NOSUID, "", false},
+		{"devpts", newRoot + "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", false},
+		{"shm", newRoot + "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+		{"tmp", newRoot + "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+		{"run", newRoot + "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755", false},
+		{"cgroup2", newRoot + "/sys/fs/cgroup", "cgroup2", nodev, "", false},
+		{"bpf", newRoot + "/sys/fs/bpf", "bpf", nodev, "mode=700", false},
+		{"securityfs", newRoot + "/sys/kernel/security", "securityfs", nodev, "", false},
+		{"debugfs", newRoot + "/sys/kernel/debug", "debugfs", nodev, "", true},
+		{"tracefs", newRoot + "/sys/kernel/tracing", "tracefs", nodev, "", false},
+		{lower + r.Kernel + modules, newRoot + modules, "", unix.MS_BIND, "", false},
+	} {
+		if err := m.do("/"); err != nil {
+			return err
+		}
+	}
+	// Below a folder that is hidden by a mount of the guest: show it again, with
+	// a layer of its own so that it can be written to.
+	for _, hidden := range []string{"/tmp/", "/run/", "/dev/shm/"} {
+		if !strings.HasPrefix(r.Repo+"/", hidden) {
+			continue
+		}
+		for _, dir := range []string{layer + "/repo", layer + "/repowork"} {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		again := mount{"repo", newRoot + r.Repo, "overlay", 0,
+			"lowerdir=" + lower + r.Repo + ",upperdir=" + layer + "/repo,workdir=" + layer + "/repowork", false}
+		if err := again.do("/"); err != nil {
+			return err
+		}
+	}
+	return switchRoot()
+}
+
+// switchRoot makes newRoot the root of the mount namespace, as switch_root(8) does.
+func switchRoot() error {
+	if err := unix.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	return unix.Sethostname([]byte("vm"))
+}
+
+func loopbackUp() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request)
+}
+
+// openPort finds a virtio port by name. The device may appear a moment after its driver.
+func openPort(name string) (*os.File, error) {
+	for range 200 {
+		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range ports {
+			if text, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(text)) == name {
+				device := "/dev/" + filepath.Base(filepath.Dir(path))
+				return os.OpenFile(device, os.O_RDWR|syscall.O_CLOEXEC, 0)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("virtio port %s did not appear", name)
+}
+
+func reply(a answer) error {
+	port, err := openPort(portAnswer)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(port).Encode(a)
+}
+
+// A stream that the command writes into; a pipe and not the port itself, which
+// only one can have open, so that /dev/stdout works.
+type stream struct {
+	end    *os.File // for the command
+	copied chan int64
+}
+
+func newStream(name string) (*stream, error) {
+	port, err := openPort(name)
+	if err != nil {
+		return nil, err
+	}
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{to, make(chan int64, 1)}
+	go func() {
+		// Not io.Copy: it would splice, which the port does in single pages.
+		n, _ := io.CopyBuffer(struct{ io.Writer }{port}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+		s.copied <- n
+	}()
+	return s, nil
+}
+
+func run(r request) (answer, error) {
+	var a answer
+	stdout, err := newStream(portStdout)
+	if err != nil {
+		return a, err
+	}
+	stderr, err := newStream(portStderr)
+	if err != nil {
+		return a, err
+	}
+	a.Status, err = command(r, stdout.end, stderr.end)
+	if err != nil {
+		fmt.Fprintln(stderr.end, "vmtest/run:", err)
+	}
+	stdout.end.Close()
+	stderr.end.Close()
+	// What the command left running has the pipes open.
+	_ = unix.Kill(-1, unix.SIGKILL)
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); errors.Is(err, unix.ECHILD) {
+			break
+		}
+	}
+	a.Stdout, a.Stderr = <-stdout.copied, <-stderr.copied
+	return a, nil
+}
+
+// command runs the command and reaps whatever else ends meanwhile. Its error says
+// why there was no command; the status is then the shell's.
+func command(r request, stdout, stderr *os.File) (int, error) {
+	words := make([]string, len(r.Words))
+	for i, w := range r.Words {
+		words[i] = string(w)
+	}
+	env := make([]string, len(r.Env))
+	for i, e := range r.Env {
+		env[i] = string(e)
+		if path, ok := strings.CutPrefix(env[i], "PATH="); ok {
+			os.Setenv("PATH", path)
+		}
+	}
+	if err := os.Chdir(r.Dir); err != nil {
+		return 126, err
+	}
+	program, err := exec.LookPath(words[0])
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return 126, err
+		}
+		return 127, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 126, err
+	}
+	pid, err := syscall.ForkExec(program, words, &syscall.ProcAttr{
+		Env:   env,
+		Files: []uintptr{null.Fd(), stdout.Fd(), stderr.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 126, fmt.Errorf("%s: %w", words[0], err)
+	}
+	for {
+		var status unix.WaitStatus
+		ended, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 126, err
+		case ended != pid:
+		case status.Signaled():
+			return 128 + int(status.Signal()), nil
+		default:
+			return status.ExitStatus(), nil
+		}
+	}
+}

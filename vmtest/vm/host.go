@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const help = `Usage: vmtest/run [OPTION]... [--] COMMAND [ARGUMENT]...
+
+Runs COMMAND as root in a virtual machine of a stock Debian kernel. It sees the
+files of this machine, this repository included, at their own paths and may
+write everywhere; what it writes is gone at the end. tsem-bpf (build/tsem-bpf of
+this checkout) is in its PATH; bpffs, securityfs, tracefs and cgroup2 are
+mounted, loopback is up, modprobe works. Standard input is empty.
+
+  -k KERNEL   latest (default), 6.12 or 6.1; fetched when it is not there
+  -c CPUS     2 by default
+  -m MEMORY   1G by default
+  -t SECONDS  the longest that COMMAND may take, with the boot; 600 by default
+  -a WORDS    more words for the kernel command line, like "lsm=lockdown,capability"
+  -W          fail if the kernel warned of something on its console
+  -v          show the console on standard error
+
+Exit status: that of COMMAND, 128+N if signal N ended it, 126 and 127 as in a
+shell; 124 if it took too long, 125 if the machine died, 123 if the kernel
+warned (-W), 2 for a wrong option. 124, 125 and 123 come with the console's end.
+
+The variables TERM, LANG, TSEM_* and GO* are handed on. TSEM_BPF_CACHE is where
+kernels are kept.
+
+Examples:
+  vmtest/run -- uname -a
+  vmtest/run -k 6.1 -- tsem-bpf check
+  vmtest/run -v -t 60 -- sh -c 'dmesg | tail'
+  go test -exec "$PWD/vmtest/run -k 6.12 --" -tags vmtest ./vmtest/...
+`
+
+type options struct {
+	kernel  string
+	cpus    int
+	memory  string
+	seconds int
+	append  string
+	warn    bool
+	verbose bool
+	words   []string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("vmtest/run", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&o.kernel, "k", "latest", "")
+	flags.IntVar(&o.cpus, "c", 2, "")
+	flags.StringVar(&o.memory, "m", "1G", "")
+	flags.IntVar(&o.seconds, "t", 600, "")
+	flags.StringVar(&o.append, "a", "", "")
+	flags.BoolVar(&o.warn, "W", false, "")
+	flags.BoolVar(&o.verbose, "v", false, "")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	o.words = flags.Args()
+	switch {
+	case len(o.words) == 0:
+		return o, errors.New("which COMMAND? for example: vmtest/run -- uname -a")
+	case o.cpus < 1:
+		return o, fmt.Errorf("-c %d: at least 1 CPU", o.cpus)
+	case o.seconds < 1:
+		return o, fmt.Errorf("-t %d: at least 1 second", o.seconds)
+	case strings.ContainsAny(o.kernel, "/ ") || strings.HasPrefix(o.kernel, "."):
+		return o, fmt.Errorf("-k %q: one of vmtest/kernels.list", o.kernel)
+	}
+	return o, nil
+}
+
+// host runs the command and says with which status to exit.
+func host(args []string) int {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Print(help)
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "vmtest/run: %v\nvmtest/run --help tells more\n", err)
+		return 2
+	}
+	// The program is in REPO/build.
+	self, err := os.Executable()
+	if err != nil {
+		return failed(err, nil)
+	}
+	repo := filepath.Dir(filepath.Dir(self))
+	k, err := openKernel(o.kernel, filepath.Join(repo, "vmtest/kernels"))
+	if err != nil {
+		return failed(err, nil)
+	}
+	r, err := newRequest(o.words, repo, k)
+	if err != nil {
+		return failed(err, nil)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(o.seconds)*time.Second)
+	defer cancel()
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	stopped := 0
+	go func() {
+		s := <-interrupt
+		stopped = 128 + int(s.(syscall.Signal))
+		cancel()
+	}()
+
+	m := machine{
+		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(k),
+		stdout: os.Stdout, stderr: os.Stderr, console: &console{},
+	}
+	if o.verbose {
+		m.console.to = os.Stderr
+	}
+	a, err := m.run(ctx, r)
+	switch {
+	case stopped != 0:
+		return stopped
+	case errors.Is(err, errTimeout):
+		failed(fmt.Errorf("no end after %d s (-t)", o.seconds), m.console)
+		return 124
+	case err != nil:
+		return failed(err, m.console)
+	}
+	if found := m.console.warnings(); o.warn && len(found) > 0 && a.Status == 0 {
+		failed(fmt.Errorf("the kernel warned: %s", found[0]), m.console)
+		return 123
+	}
+	return a.Status
+}
+
+// consoleLines are a screen of context, enough for the report of one crash.
+const consoleLines = 40
+
+func failed(err error, c *console) int {
+	fmt.Fprintln(os.Stderr, "vmtest/run:", err)
+	if c != nil {
+		fmt.Fprintf(os.Stderr, "the console's end:\n%s\n", c.last(consoleLines))
+	}
+	return 125
+}
+
+func newRequest(words []string, repo string, k kernel) (request, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return request{}, err
+	}
+	r := request{Dir: dir, Repo: repo, Kernel: k.dir}
+	for _, w := range words {
+		r.Words = append(r.Words, []byte(w))
+	}
+	env := []string{
+		"PATH=" + filepath.Join(repo, "build") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin",
+		"HOME=/root",
+	}
+	for _, e := range os.Environ() {
+		name, _, _ := strings.Cut(e, "=")
+		if name == "TERM" || name == "LANG" || strings.HasPrefix(name, "TSEM_") || strings.HasPrefix(name, "GO") {
+			env = append(env, e)
+		}
+	}
+	for _, e := range env {
+		r.Env = append(r.Env, []byte(e))
+	}
+	return r, nil
+}

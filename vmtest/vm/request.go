@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// What the host asks of the guest; JSON in the initramfs. Words are bytes, since
+// they need not be UTF-8.
+type request struct {
+	Words   [][]byte
+	Env     [][]byte
+	Dir     string
+	Repo    string   // bound to its own path, also below /tmp
+	Kernel  string   // folder with lib/modules/VERSION
+	Modules []string // in the initramfs, in the order to load them
+}
+
+// What the guest answers when the command has ended.
+type answer struct {
+	Status int
+	Stdout int64 // bytes written to the port
+	Stderr int64
+	Error  string // of the guest itself; then there was no command
+}
+
+// Names of the virtio ports.
+const (
+	portStdout = "tsem.stdout"
+	portStderr = "tsem.stderr"
+	portAnswer = "tsem.answer"
+)
+
+// Where things are in the initramfs.
+const (
+	requestFile = "/request"
+	moduleDir   = "/modules"
+)

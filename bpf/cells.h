@@ -155,13 +155,11 @@ static __always_inline void cell_append(struct event *e, __u32 start, __u32 fixe
 		buf->head.cut++;
 	}
 	len = length;
-	if (off + len > CELLS_ROOM - 8)
+	barrier_var(len);
+	if (len > TSEM_TEXT_MAX || off + len > CELLS_ROOM - 8)
 		goto failed;
 	/* The zeros of the padding, before the bytes that may reach into them. */
-	off &= CELLS_ROOM - 1;
-	if (len > TSEM_TEXT_MAX)
-		goto failed;
-	*(volatile __u64 *)&buf->cells[off + len] = 0;
+	((__u64 *)buf->cells)[(off + len) / 8] = 0;
 	if (bpf_probe_read_kernel(&buf->cells[off], len, from))
 		goto failed;
 	c->size = fixed + len;

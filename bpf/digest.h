@@ -68,7 +68,7 @@ static __always_inline bool content_equal(const struct content *a, const struct 
 }
 
 /* `version` is odd while a writer is inside; it decides who writes. */
-static __always_inline bool digest_cached(struct inode_state *s, const struct content *now,
+static __always_inline bool digest_cached(struct inode_digest *s, const struct content *now,
 					  __u8 *sha256)
 {
 	__u64 version = *(volatile __u64 *)&s->version;
@@ -77,11 +77,11 @@ static __always_inline bool digest_cached(struct inode_state *s, const struct co
 	if (!version || (version & 1))
 		return false;
 	equal = content_equal(&s->content, now);
-	__builtin_memcpy(sha256, s->digest, 32);
+	__builtin_memcpy(sha256, s->sha256, 32);
 	return equal && __sync_fetch_and_add(&s->version, 0) == version;
 }
 
-static __always_inline void digest_keep(struct inode_state *s, const struct content *now,
+static __always_inline void digest_keep(struct inode_digest *s, const struct content *now,
 					const __u8 *sha256)
 {
 	__u64 version = *(volatile __u64 *)&s->version;
@@ -89,7 +89,7 @@ static __always_inline void digest_keep(struct inode_state *s, const struct cont
 	if ((version & 1) || __sync_val_compare_and_swap(&s->version, version, version + 1) != version)
 		return;
 	s->content = *now;
-	__builtin_memcpy(s->digest, sha256, 32);
+	__builtin_memcpy(s->sha256, sha256, 32);
 	__sync_fetch_and_add(&s->version, 1);
 }
 
@@ -105,10 +105,10 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 {
 	struct inode *inode = file->f_inode;
 	struct content before, after;
-	struct inode_state *s;
+	struct inode_digest *s;
 
 	content_of(inode, &before);
-	s = bpf_inode_storage_get(&inodes, inode, 0, 0);
+	s = bpf_inode_storage_get(&digests, inode, 0, 0);
 	if (s && digest_cached(s, &before, d->sha256)) {
 		d->state = TSEM_DIGEST_IMA;
 		if (ns)
@@ -128,7 +128,7 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	if (!content_settled(&before))
 		return 0;
 	if (!s)
-		s = bpf_inode_storage_get(&inodes, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		s = bpf_inode_storage_get(&digests, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (s)
 		digest_keep(s, &before, d->sha256);
 	return 0;
@@ -161,12 +161,19 @@ enum digest_rules {
 	DIGEST_READ = 4,	/* the hook may read the file */
 };
 
+static __always_inline struct creator *creator_of(struct inode *inode)
+{
+	__u64 key = (__u64)inode;
+
+	return bpf_map_lookup_elem(&creators, &key);
+}
+
 /* Is the inode one that a task of this namespace created? */
 static __always_inline bool created_here(struct tsem_namespace *ns, struct inode *inode)
 {
-	struct inode_state *s = bpf_inode_storage_get(&inodes, inode, 0, 0);
+	struct creator *c = creator_of(inode);
 
-	return s && s->creator == ns->id;
+	return c && c->namespace == ns->id;
 }
 
 /* TSEM's order of rules (its digest of a FILE); the last ones are ours. */

@@ -34,7 +34,7 @@ static __noinline int cell_file(struct event *e, struct file *file, const struct
 	struct tsem_file *f = cell(e, TSEM_CELL_FILE, sizeof(*f));
 	struct inode *inode = file->f_inode;
 	struct created created = {};
-	struct inode_state *s;
+	struct creator *c;
 
 	if (!f)
 		return 0;
@@ -42,11 +42,11 @@ static __noinline int cell_file(struct event *e, struct file *file, const struct
 	f->digest_state = d->state;
 	__builtin_memcpy(f->digest, d->sha256, sizeof(f->digest));
 	cell_inode(e, inode);
-	s = bpf_inode_storage_get(&inodes, inode, 0, 0);
-	if (s && s->creator == e->ns->id) {
+	c = creator_of(inode);
+	if (c && c->namespace == e->ns->id) {
 		created.set = true;
-		created.owner = s->owner;
-		created.instance = s->instance;
+		created.owner = c->owner;
+		created.instance = c->instance;
 	}
 	cell_path(e, file->f_path.dentry, file->f_path.mnt, &created);
 	return 0;
@@ -54,7 +54,7 @@ static __noinline int cell_file(struct event *e, struct file *file, const struct
 
 /*
  * A DENTRY: its path names the creator whatever the namespace, and as owner
- * the task that acts, except where `owner` says it is the creator (unlink).
+ * the task that acts, or with creator_owns (unlink) the creator.
  * mnt is NULL but for inode_getattr.
  */
 static __noinline int cell_dentry(struct event *e, struct dentry *dentry, struct vfsmount *mnt,
@@ -62,17 +62,17 @@ static __noinline int cell_dentry(struct event *e, struct dentry *dentry, struct
 {
 	struct inode *inode = dentry->d_inode;
 	struct created created = {};
-	struct inode_state *s;
+	struct creator *c;
 
 	if (!inode) {
 		cell_absent(e);
 	} else {
 		cell_inode(e, inode);
-		s = bpf_inode_storage_get(&inodes, inode, 0, 0);
-		if (s && s->creator) {
+		c = creator_of(inode);
+		if (c) {
 			created.set = true;
-			created.owner = creator_owns ? s->owner : e->task->identity;
-			created.instance = s->instance;
+			created.owner = creator_owns ? c->owner : e->task->identity;
+			created.instance = c->instance;
 		}
 	}
 	cell_path(e, dentry, mnt, &created);

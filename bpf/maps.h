@@ -103,25 +103,41 @@ struct content {
 };
 
 /*
- * What is known of an inode, as long as the kernel keeps it in memory: who
- * created it, and its digest. `version` guards the digest: odd while one is
- * being written.
+ * The digest of an inode, as long as the kernel keeps the inode in memory.
+ * `version` guards it: odd while one is being written.
  */
-struct inode_state {
-	__u64 creator;		/* id of the namespace; 0: not created in one */
-	__u64 owner;		/* identity of the task that created it */
-	__u64 instance;
+struct inode_digest {
 	__u64 version;
 	struct content content;	/* the digest belongs to this */
-	__u8 digest[32];
+	__u8 sha256[32];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct inode_state);
-} inodes SEC(".maps");
+	__type(value, struct inode_digest);
+} digests SEC(".maps");
+
+/*
+ * Who created an inode, by its address; gone with the inode. Not in inode
+ * storage, which the verifier does not let a program look up from a path.
+ * The number bounds memory to some 30 MB; a namespace that creates more is
+ * told so in creations_lost.
+ */
+struct creator {
+	__u64 namespace;
+	__u64 owner;		/* identity of the task */
+	__u64 instance;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, __u64);
+	__type(value, struct creator);
+} creators SEC(".maps");
 
 /* Identity of the task that created the socket. */
 struct {

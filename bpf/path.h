@@ -78,27 +78,28 @@ static __always_inline bool walk_prepend(struct walk *w, const struct qstr *name
 /* One step up; fs/d_path.c, __prepend_path and __dentry_path. */
 static long walk_step(__u32 i, struct walk *w)
 {
-	struct dentry *parent;
-	struct mount *up;
+	/* Not through w: the relocation would take struct walk for the kernel's. */
+	struct dentry *dentry = w->dentry, *parent;
+	struct mount *mnt = w->mnt, *up;
 	struct qstr name;
 
-	if (w->mnt && w->dentry == w->mnt_root) {
-		up = BPF_CORE_READ(w->mnt, mnt_parent);
-		if (up == w->mnt) {
+	if (mnt && dentry == w->mnt_root) {
+		up = BPF_CORE_READ(mnt, mnt_parent);
+		if (up == mnt) {
 			w->end = WALK_ROOT;
 			return 1;
 		}
-		w->dentry = BPF_CORE_READ(w->mnt, mnt_mountpoint);
+		w->dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
 		w->mnt = up;
 		w->mnt_root = BPF_CORE_READ(up, mnt.mnt_root);
 		return 0;
 	}
-	parent = BPF_CORE_READ(w->dentry, d_parent);
-	if (parent == w->dentry) {
-		w->end = w->mnt ? WALK_NOWHERE : WALK_ROOT;
+	parent = BPF_CORE_READ(dentry, d_parent);
+	if (parent == dentry) {
+		w->end = mnt ? WALK_NOWHERE : WALK_ROOT;
 		return 1;
 	}
-	bpf_core_read(&name, sizeof(name), &w->dentry->d_name);
+	bpf_core_read(&name, sizeof(name), &dentry->d_name);
 	if (!walk_prepend(w, &name)) {
 		w->end = WALK_NOWHERE;
 		return 1;

@@ -278,7 +278,8 @@ const (
 	tsemMapBirths              = "births"
 	tsemMapBuffers             = "buffers"
 	tsemMapCreations           = "creations"
-	tsemMapInodes              = "inodes"
+	tsemMapCreators            = "creators"
+	tsemMapDigests             = "digests"
 	tsemMapIpcObjects          = "ipc_objects"
 	tsemMapKeepers             = "keepers"
 	tsemMapMagazines           = "magazines"
@@ -292,6 +293,7 @@ const (
 	tsemProgFileOpen           = "file_open"
 	tsemProgFindLocks          = "find_locks"
 	tsemProgInodeCreate        = "inode_create"
+	tsemProgInodeFreeSecurity  = "inode_free_security"
 	tsemProgInodeGetattr       = "inode_getattr"
 	tsemProgInodeInitSecurity  = "inode_init_security"
 	tsemProgInodeRename        = "inode_rename"
@@ -377,6 +379,7 @@ type tsemProgramSpecs struct {
 	FileOpen           *ebpf.ProgramSpec `ebpf:"file_open"`
 	FindLocks          *ebpf.ProgramSpec `ebpf:"find_locks"`
 	InodeCreate        *ebpf.ProgramSpec `ebpf:"inode_create"`
+	InodeFreeSecurity  *ebpf.ProgramSpec `ebpf:"inode_free_security"`
 	InodeGetattr       *ebpf.ProgramSpec `ebpf:"inode_getattr"`
 	InodeInitSecurity  *ebpf.ProgramSpec `ebpf:"inode_init_security"`
 	InodeRename        *ebpf.ProgramSpec `ebpf:"inode_rename"`
@@ -409,7 +412,8 @@ type tsemMapSpecs struct {
 	Births     *ebpf.MapSpec `ebpf:"births"`
 	Buffers    *ebpf.MapSpec `ebpf:"buffers"`
 	Creations  *ebpf.MapSpec `ebpf:"creations"`
-	Inodes     *ebpf.MapSpec `ebpf:"inodes"`
+	Creators   *ebpf.MapSpec `ebpf:"creators"`
+	Digests    *ebpf.MapSpec `ebpf:"digests"`
 	IpcObjects *ebpf.MapSpec `ebpf:"ipc_objects"`
 	Keepers    *ebpf.MapSpec `ebpf:"keepers"`
 	Magazines  *ebpf.MapSpec `ebpf:"magazines"`
@@ -458,7 +462,8 @@ type tsemMaps struct {
 	Births     *ebpf.Map `ebpf:"births"`
 	Buffers    *ebpf.Map `ebpf:"buffers"`
 	Creations  *ebpf.Map `ebpf:"creations"`
-	Inodes     *ebpf.Map `ebpf:"inodes"`
+	Creators   *ebpf.Map `ebpf:"creators"`
+	Digests    *ebpf.Map `ebpf:"digests"`
 	IpcObjects *ebpf.Map `ebpf:"ipc_objects"`
 	Keepers    *ebpf.Map `ebpf:"keepers"`
 	Magazines  *ebpf.Map `ebpf:"magazines"`
@@ -472,7 +477,8 @@ func (m *tsemMaps) Close() error {
 		m.Births,
 		m.Buffers,
 		m.Creations,
-		m.Inodes,
+		m.Creators,
+		m.Digests,
 		m.IpcObjects,
 		m.Keepers,
 		m.Magazines,
@@ -510,6 +516,7 @@ type tsemPrograms struct {
 	FileOpen           *ebpf.Program `ebpf:"file_open"`
 	FindLocks          *ebpf.Program `ebpf:"find_locks"`
 	InodeCreate        *ebpf.Program `ebpf:"inode_create"`
+	InodeFreeSecurity  *ebpf.Program `ebpf:"inode_free_security"`
 	InodeGetattr       *ebpf.Program `ebpf:"inode_getattr"`
 	InodeInitSecurity  *ebpf.Program `ebpf:"inode_init_security"`
 	InodeRename        *ebpf.Program `ebpf:"inode_rename"`
@@ -544,6 +551,7 @@ func (p *tsemPrograms) Close() error {
 		p.FileOpen,
 		p.FindLocks,
 		p.InodeCreate,
+		p.InodeFreeSecurity,
 		p.InodeGetattr,
 		p.InodeInitSecurity,
 		p.InodeRename,

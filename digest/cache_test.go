@@ -347,6 +347,27 @@ func TestClose(t *testing.T) {
 	<-c.ended
 }
 
+// A file that takes for ever does not hold up Close.
+func TestCloseWhileRead(t *testing.T) {
+	path := write(t, "sparse", "")
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	reading := make(chan struct{})
+	begun := sync.OnceFunc(func() { close(reading) })
+	c := newCache(func(fd int, p []byte) (int, error) {
+		begun()
+		return unix.Read(fd, p)
+	})
+	c.Get(record(t, path), 0)
+	<-reading
+	begin := time.Now()
+	c.Close()
+	if took := time.Since(begin); took >= closing {
+		t.Errorf("closing took %v", took)
+	}
+}
+
 func TestKeptIsBounded(t *testing.T) {
 	g := newKept()
 	used := key{ino: 1 << 40}

@@ -23,19 +23,32 @@ SEC("lsm/inode_init_security")
 int BPF_PROG(inode_init_security, struct inode *inode, struct inode *dir, const struct qstr *name)
 {
 	struct tsem_task *t = current_task();
-	struct inode_state *s;
+	__u64 key = (__u64)inode;
+	struct tsem_namespace *ns;
+	struct creator creator;
 
 	if (!t || !t->create_dir || !S_ISREG(inode->i_mode))
 		return 0;
 	if (t->create_dir != (__u64)dir || t->create_name != name->hash_len)
 		return 0;
 	t->create_dir = 0;
-	s = bpf_inode_storage_get(&inodes, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!s)
+	ns = namespace_of(t);
+	if (!ns)
 		return 0;
-	s->owner = t->identity;
-	s->instance = t->create_instance;
-	s->creator = t->namespace;
+	creator.namespace = t->namespace;
+	creator.owner = t->identity;
+	creator.instance = t->create_instance;
+	if (bpf_map_update_elem(&creators, &key, &creator, BPF_ANY))
+		__sync_fetch_and_add(&ns->creations_lost, 1);
+	return 0;
+}
+
+SEC("lsm/inode_free_security")
+int BPF_PROG(inode_free_security, struct inode *inode)
+{
+	__u64 key = (__u64)inode;
+
+	bpf_map_delete_elem(&creators, &key);
 	return 0;
 }
 
@@ -80,18 +93,24 @@ int BPF_PROG(inode_getattr, const struct path *path)
 	return 0;
 }
 
-/* The first argument is a user namespace before 6.3, then an id map; neither matters. */
+/*
+ * The first argument is a user namespace before 6.3, then an id map; neither
+ * matters. The value is a pointer to void, which the verifier gives out only
+ * through the helper.
+ */
 SEC("lsm.s/inode_setxattr")
 int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *name,
-	     const void *value, size_t size, int flags)
+	     const void *unreadable, size_t size, int flags)
 {
 	struct event e;
+	__u64 value = 0;
 
 	if (!modeled(&e) || !event_begin(&e, EVENT(inode_setxattr)))
 		return 0;
+	bpf_get_func_arg(ctx, 3, &value);
 	cell_dentry(&e, dentry, NULL, false);
 	cell_string(&e, name);
-	cell_bytes(&e, TSEM_CELL_BYTES, value, size);
+	cell_bytes(&e, TSEM_CELL_BYTES, (void *)value, size);
 	cell_scalar(&e, flags);
 	event_end(&e);
 	return 0;

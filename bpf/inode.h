@@ -126,7 +126,7 @@ static __noinline int creation_begin(struct event *e, struct inode *dir, struct 
 		return 0;
 	}
 	t->create_instance = __sync_fetch_and_add(count, 1) + 1;
-	t->create_name = dentry->d_name.hash_len;
+	t->create_name = BPF_CORE_READ(dentry, d_name.hash_len);
 	t->create_dir = (__u64)dir;
 	return 0;
 }

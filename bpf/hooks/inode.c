@@ -29,7 +29,7 @@ int BPF_PROG(inode_init_security, struct inode *inode, struct inode *dir, const 
 
 	if (!t || !t->create_dir || !S_ISREG(inode->i_mode))
 		return 0;
-	if (t->create_dir != (__u64)dir || t->create_name != name->hash_len)
+	if (t->create_dir != (__u64)dir || t->create_name != BPF_CORE_READ(name, hash_len))
 		return 0;
 	t->create_dir = 0;
 	ns = namespace_of(t);

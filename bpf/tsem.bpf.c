@@ -25,6 +25,22 @@
 #include "hooks/kernel.c"
 #include "hooks/bpf.c"
 
+/*
+ * The support test: it is loaded alone, and the loader looks whether a system
+ * call of its own makes it run. Without bpf in the lsm= boot line it loads and
+ * attaches all the same, and is never called.
+ */
+volatile __u32 probe_tgid;
+volatile __u64 probe_runs;
+
+SEC("lsm/task_getpgid")
+int BPF_PROG(probe, struct task_struct *p)
+{
+	if (bpf_get_current_pid_tgid() >> 32 == probe_tgid)
+		__sync_fetch_and_add(&probe_runs, 1);
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "GPL";
 
 /*

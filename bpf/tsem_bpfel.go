@@ -303,6 +303,7 @@ const (
 	tsemProgKeyAlloc           = "key_alloc"
 	tsemProgMmapFile           = "mmap_file"
 	tsemProgNetlinkSend        = "netlink_send"
+	tsemProgProbe              = "probe"
 	tsemProgPtraceAccessCheck  = "ptrace_access_check"
 	tsemProgSbMount            = "sb_mount"
 	tsemProgShmAllocSecurity   = "shm_alloc_security"
@@ -325,6 +326,8 @@ const (
 	tsemVarMaySleep            = "may_sleep"
 	tsemVarMntNsInitial        = "mnt_ns_initial"
 	tsemVarMountLockAddress    = "mount_lock_address"
+	tsemVarProbeRuns           = "probe_runs"
+	tsemVarProbeTgid           = "probe_tgid"
 	tsemVarRenameLockAddress   = "rename_lock_address"
 	tsemVarRootSlot            = "root_slot"
 	tsemVarTaiOffset           = "tai_offset"
@@ -389,6 +392,7 @@ type tsemProgramSpecs struct {
 	KeyAlloc           *ebpf.ProgramSpec `ebpf:"key_alloc"`
 	MmapFile           *ebpf.ProgramSpec `ebpf:"mmap_file"`
 	NetlinkSend        *ebpf.ProgramSpec `ebpf:"netlink_send"`
+	Probe              *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
 	SbMount            *ebpf.ProgramSpec `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
@@ -434,6 +438,8 @@ type tsemVariableSpecs struct {
 	MaySleep          *ebpf.VariableSpec `ebpf:"may_sleep"`
 	MntNsInitial      *ebpf.VariableSpec `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.VariableSpec `ebpf:"mount_lock_address"`
+	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
+	ProbeTgid         *ebpf.VariableSpec `ebpf:"probe_tgid"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.VariableSpec `ebpf:"root_slot"`
 	TaiOffset         *ebpf.VariableSpec `ebpf:"tai_offset"`
@@ -500,6 +506,8 @@ type tsemVariables struct {
 	MaySleep          *ebpf.Variable `ebpf:"may_sleep"`
 	MntNsInitial      *ebpf.Variable `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.Variable `ebpf:"mount_lock_address"`
+	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
+	ProbeTgid         *ebpf.Variable `ebpf:"probe_tgid"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.Variable `ebpf:"root_slot"`
 	TaiOffset         *ebpf.Variable `ebpf:"tai_offset"`
@@ -526,6 +534,7 @@ type tsemPrograms struct {
 	KeyAlloc           *ebpf.Program `ebpf:"key_alloc"`
 	MmapFile           *ebpf.Program `ebpf:"mmap_file"`
 	NetlinkSend        *ebpf.Program `ebpf:"netlink_send"`
+	Probe              *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.Program `ebpf:"ptrace_access_check"`
 	SbMount            *ebpf.Program `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.Program `ebpf:"shm_alloc_security"`
@@ -561,6 +570,7 @@ func (p *tsemPrograms) Close() error {
 		p.KeyAlloc,
 		p.MmapFile,
 		p.NetlinkSend,
+		p.Probe,
 		p.PtraceAccessCheck,
 		p.SbMount,
 		p.ShmAllocSecurity,

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf is the kernel half: one BPF object for all kernels from 6.1 on,
+// and the Go types of what it shares with the daemon, generated from record.h and
+// state.h. The C sources stand beside this file; tsem.bpf.c is where to begin.
+package bpf
+
+import "github.com/cilium/ebpf"
+
+// Load returns the object, ready for pruning and loading; package loader does that.
+// Each call returns a new one.
+func Load() (*ebpf.CollectionSpec, error) {
+	return loadTsem()
+}
+
+// Namespace is a value of the map `namespaces` (struct tsem_namespace in state.h).
+// The kernel half counts in it at any time: read counters atomically.
+type Namespace = tsemTsemNamespace
+
+// Record is the header of a record (struct tsem_record in record.h).
+type Record = tsemTsemRecord
+
+// Flags of a Namespace (enum tsem_namespace_flags in state.h).
+const (
+	NamespaceClosed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_CLOSED)
+	NamespaceNSRefCurrent  = uint32(tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT)
+	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
+)
+
+// Indices of Namespace.Refused (enum tsem_refusal in record.h).
+const (
+	RefusedMagazineFull = int(tsemTsemRefusalTSEM_REFUSED_MAGAZINE_FULL)
+	RefusedNoBuffer     = int(tsemTsemRefusalTSEM_REFUSED_NO_BUFFER)
+	RefusedDescribe     = int(tsemTsemRefusalTSEM_REFUSED_DESCRIBE)
+)
+
+// Refusals are the names of the reasons, by their index in Namespace.Refused.
+var Refusals = [len(Namespace{}.Refused)]string{
+	RefusedMagazineFull: "magazine_full",
+	RefusedNoBuffer:     "no_buffer",
+	RefusedDescribe:     "describe",
+}

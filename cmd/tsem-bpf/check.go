@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
+)
+
+type checkCommand struct {
+	JSON bool `name:"json" help:"Print JSON instead of text."`
+}
+
+// Help is shown below the flags.
+func (checkCommand) Help() string {
+	return `Loads small BPF programs, attaches one for a moment to see it run, and leaves
+nothing behind. Exit status 0: tsem-bpf can be used here. 1: it cannot; the last
+line says what to change.`
+}
+
+// A checkReport is what check --json prints.
+type checkReport struct {
+	*loader.Support
+	Usable  bool     `json:"usable"`
+	Missing []string `json:"missing"`
+	Problem string   `json:"problem,omitempty"`
+	Remedy  string   `json:"remedy,omitempty"`
+}
+
+// Run implements the command.
+func (c *checkCommand) Run(s *streams) error {
+	support, err := loader.Probe()
+	var problem *loader.SupportError
+	if err != nil && !errors.As(err, &problem) {
+		return &exitError{exitUnusable, err}
+	}
+	report := checkReport{Support: support, Usable: err == nil, Missing: []string{}}
+	if support != nil {
+		report.Missing = append(report.Missing, support.Missing()...)
+	}
+	if problem != nil {
+		report.Problem = fmt.Sprintf("%v: %s", problem.Err, problem.Detail)
+		report.Remedy = problem.Remedy
+	}
+	if c.JSON {
+		encoder := json.NewEncoder(s.out)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(report)
+	} else {
+		err = report.print(s)
+	}
+	if err == nil && !report.Usable {
+		err = &exitError{status: exitUnusable}
+	}
+	return err
+}
+
+func (r *checkReport) print(s *streams) error {
+	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	row := func(name string, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("kernel", "%s", r.Kernel)
+	if len(r.LSMs) > 0 {
+		row("active LSMs", "%s", strings.Join(r.LSMs, ","))
+	}
+	if r.Usable {
+		sleepable := 0
+		for _, h := range r.Hooks {
+			if h.Sleepable {
+				sleepable++
+			}
+		}
+		row("tier", "%s: %s", r.Tier, r.TierReason)
+		row("digests", "%s", r.Digests)
+		row("hooks", "%d of %d present, %d of them sleepable", len(r.Hooks)-len(r.Missing), len(r.Hooks), sleepable)
+		fmt.Fprintln(t)
+		for _, h := range r.Hooks {
+			purpose, state := "event", "atomic"
+			if !h.Event {
+				purpose = "bookkeeping"
+			}
+			if h.Sleepable {
+				state = "sleepable"
+			}
+			if !h.Present {
+				state = "missing"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\n", h.Name, purpose, state)
+		}
+		fmt.Fprintln(t)
+		row("usable", "yes")
+	} else {
+		row("usable", "no: %s", r.Problem)
+		row("to change", "%s", r.Remedy)
+	}
+	return t.Flush()
+}

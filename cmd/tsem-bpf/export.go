@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+type exportCommand struct {
+	exportFlags
+
+	Root     bool          `required:"" help:"The whole host: every task that is not a kernel thread and not tsem-bpf itself."`
+	Duration time.Duration `placeholder:"D" help:"End after this time, for example 30s; without it at SIGINT or SIGTERM."`
+}
+
+// Help is shown below the flags.
+func (exportCommand) Help() string {
+	return `Tasks that were there before have a TASK_ID of zeros until their next exec. The
+totals go to standard error at the end. Whoever reads the records on the same
+host raises events by reading: write to a file, or expect an echo.
+
+Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.
+
+Examples:
+  tsem-bpf export --root -o events.json --duration 1m
+  tsem-bpf export --root --dialect v3 -o events.json`
+}
+
+// Run implements the command.
+func (c *exportCommand) Run(s *streams) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	defer signal.Stop(signals)
+
+	n, err := begin(&c.exportFlags, s)
+	if err != nil {
+		return err
+	}
+	if err := n.namespace.AdoptHost(); err != nil {
+		return n.end(err)
+	}
+	var over <-chan time.Time
+	if c.Duration > 0 {
+		over = time.After(c.Duration)
+	}
+	for {
+		select {
+		case sent := <-signals:
+			if sent == syscall.SIGPIPE {
+				continue
+			}
+			return n.end(nil)
+		case <-over:
+			return n.end(nil)
+		case err := <-n.failed():
+			return n.end(err)
+		}
+	}
+}

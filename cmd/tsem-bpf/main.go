@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command tsem-bpf describes the security events of a workload as TSEM does, on a
+// stock kernel. tsem-bpf --help tells how to use it.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+// Exit statuses of tsem-bpf itself, as env(1) and timeout(1) have them.
+const (
+	exitUnusable   = 1   // check: this kernel cannot be used as it is
+	exitUsage      = 2   // wrong flag or argument
+	exitFailed     = 125 // tsem-bpf failed
+	exitNotRunable = 126 // CMD is there and cannot be run
+	exitNotFound   = 127 // CMD is not there
+)
+
+type commands struct {
+	Check   checkCommand     `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
+	Run     runCommand       `cmd:"" help:"Run a command and write the security events of it and all it starts."`
+	Export  exportCommand    `cmd:"" help:"Write the security events of the whole host."`
+	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
+}
+
+const description = `Describes the security events of a workload in the JSON of TSEM (Trusted
+Security Event Modeling), on an unpatched kernel from 6.1 on: BPF LSM programs
+capture the events, tsem-bpf writes one line for each.
+
+Needs root, and a kernel with an active BPF LSM: "tsem-bpf check" tells.`
+
+// An exitError carries the exit status; without text there is nothing more to say.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run parses the words, runs the command and returns the exit status.
+func run(words []string, stdout, stderr io.Writer) int {
+	exited := -1
+	parser, err := kong.New(&commands{},
+		kong.Name("tsem-bpf"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(status int) { exited = status }),
+		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache)},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
+		kong.UsageOnError(),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "tsem-bpf:", err)
+		return exitFailed
+	}
+	if len(words) == 0 {
+		words = []string{"--help"}
+	}
+	context, err := parser.Parse(words)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "tsem-bpf: %v\ntsem-bpf --help tells more\n", err)
+		return exitUsage
+	}
+	err = context.Run(&streams{stdout, stderr})
+	var exit *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		if exit.err != nil {
+			fmt.Fprintln(stderr, "tsem-bpf:", exit.err)
+		}
+		return exit.status
+	}
+	fmt.Fprintln(stderr, "tsem-bpf:", err)
+	return exitFailed
+}
+
+// streams are where a command writes to.
+type streams struct {
+	out, err io.Writer
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "tsem-bpf (unknown version)"
+	}
+	revision := ""
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = " " + s.Value
+		}
+	}
+	return "tsem-bpf " + info.Main.Version + revision
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+type runCommand struct {
+	exportFlags
+
+	Command []string `arg:"" passthrough:"" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
+}
+
+// Help is shown below the flags.
+func (runCommand) Help() string {
+	return `CMD runs in a modeling namespace of its own: only it and its descendants are
+described. Signals are forwarded to it. When CMD has ended and the last record is
+written, the totals go to standard error. Descendants that are still running then
+go on, and are no longer described.
+
+Exit status: that of CMD, 128+N if signal N ended it; 127 if there is no CMD, 126
+if it cannot be run, 125 if tsem-bpf itself failed (also when a record could not
+be written), 2 for a wrong flag.
+
+Examples:
+  tsem-bpf run -- ls -l /etc
+  tsem-bpf run -o events.json -- make
+  tsem-bpf run sh -c 'cat /etc/hostname' | jq -c .event`
+}
+
+// Run implements the command.
+func (c *runCommand) Run(s *streams) error {
+	words := c.Command
+	if len(words) > 0 && words[0] == "--" {
+		words = words[1:]
+	}
+	if len(words) == 0 {
+		return &exitError{exitUsage, errors.New("which CMD? for example: tsem-bpf run -- ls")}
+	}
+	cmd, err := command(words)
+	if err != nil {
+		return err
+	}
+	// Before anything starts, so that none is missed. SIGPIPE, because a closed
+	// standard output would end us without a word.
+	signals := make(chan os.Signal, 32)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE)
+	defer signal.Stop(signals)
+
+	n, err := begin(&c.exportFlags, s)
+	if err != nil {
+		return err
+	}
+	if err := n.namespace.Start(cmd); err != nil {
+		n.flags.Quiet = true
+		return errors.Join(&exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}, n.end(nil))
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- cmd.Wait() }()
+	var early error
+	for failed := n.failed(); ; {
+		select {
+		case sent := <-signals:
+			forward(cmd.Process, sent.(syscall.Signal))
+		case early = <-failed:
+			// The account would go on growing with nobody to write it down.
+			n.namespace.Shut()
+			failed = nil
+		case err := <-waited:
+			if err := n.end(early); err != nil {
+				return err
+			}
+			return status(err)
+		}
+	}
+}
+
+// command finds the program, before anything is loaded.
+func command(words []string) (*exec.Cmd, error) {
+	cmd := exec.Command(words[0], words[1:]...)
+	switch {
+	case cmd.Err == nil:
+	case errors.Is(cmd.Err, os.ErrPermission):
+		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: permission denied", words[0])}
+	default:
+		return nil, &exitError{exitNotFound, fmt.Errorf("%s: command not found", words[0])}
+	}
+	info, err := os.Stat(cmd.Path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, &exitError{exitNotFound, fmt.Errorf("%s: no such file", words[0])}
+	case err != nil:
+		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}
+	case info.IsDir():
+		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: is a directory", words[0])}
+	case info.Mode()&0o111 == 0:
+		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: not executable", words[0])}
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd, nil
+}
+
+// forward passes a signal on. What the terminal sends goes to its whole foreground
+// group: CMD has it already.
+func forward(p *os.Process, s syscall.Signal) {
+	if s == syscall.SIGPIPE {
+		return
+	}
+	if s == syscall.SIGINT || s == syscall.SIGQUIT {
+		group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
+		if err == nil && group == unix.Getpgrp() {
+			return
+		}
+	}
+	// It may have ended meanwhile.
+	_ = p.Signal(s)
+}
+
+// status turns the end of CMD into that of tsem-bpf.
+func status(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	state := exit.Sys().(syscall.WaitStatus)
+	if state.Signaled() {
+		return &exitError{status: 128 + int(state.Signal())}
+	}
+	return &exitError{status: state.ExitStatus()}
+}

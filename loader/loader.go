@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loader brings the kernel half into the kernel: it finds out what the
+// kernel can do, leaves out what it cannot, loads, attaches, and gives access to
+// the maps. Everything goes away with the Engine, or with its process.
+package loader
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"syscall"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+)
+
+// Programs of the object that are no hooks of events or tasks.
+const (
+	probeProgram = "probe"
+	locksProgram = "find_locks"
+)
+
+// bookkeeping are the hooks that raise no event.
+var bookkeeping = []string{
+	"bprm_committed_creds", "inode_free_security", "inode_init_security", "shm_alloc_security",
+	"shm_free_security", "socket_post_create", "task_alloc", "task_free",
+}
+
+func isEvent(hook string) bool { return !slices.Contains(bookkeeping, hook) }
+
+func sleeps(p *ebpf.ProgramSpec) bool { return p.Flags&unix.BPF_F_SLEEPABLE != 0 }
+
+// hookNames returns the hooks of the object, sorted.
+func hookNames(spec *ebpf.CollectionSpec) []string {
+	var names []string
+	for name, program := range spec.Programs {
+		if program.Type == ebpf.LSM && name != probeProgram {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Engine is the kernel half at work. Its methods may be called from anywhere.
+type Engine struct {
+	support    *Support
+	collection *ebpf.Collection
+	links      []link.Link
+	memory     []byte // the mapped map `namespaces`
+}
+
+// Load probes the kernel, loads the object and attaches every program. The calling
+// process becomes a keeper: it is never modeled. The error is a *SupportError if
+// this kernel cannot be used as it is.
+func Load() (*Engine, error) {
+	support, err := Probe()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := bpf.Load()
+	if err != nil {
+		return nil, err
+	}
+	delete(spec.Programs, probeProgram)
+	for _, name := range support.Missing() {
+		delete(spec.Programs, name)
+	}
+	maySleep := support.Tier != TierExport
+	if !maySleep {
+		for _, program := range spec.Programs {
+			program.Flags &^= unix.BPF_F_SLEEPABLE
+		}
+	}
+	if err := configure(spec, maySleep); err != nil {
+		return nil, err
+	}
+	e := &Engine{support: support}
+	e.collection, err = ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, explain("load the kernel half", err)
+	}
+	if err := e.start(); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// configure sets what the programs have to know before they are verified.
+func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	perCPU := spec.Maps["buffers"].MaxEntries
+	buffers := perCPU * uint32(cpus)
+	spec.Maps["buffers"].MaxEntries = buffers
+
+	var key [16]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return err
+	}
+	var mounts unix.Stat_t
+	if err := unix.Stat("/proc/1/ns/mnt", &mounts); err != nil {
+		return fmt.Errorf("/proc/1/ns/mnt: %w", err)
+	}
+	var tai, real unix.Timespec
+	if err := errors.Join(unix.ClockGettime(unix.CLOCK_TAI, &tai), unix.ClockGettime(unix.CLOCK_REALTIME, &real)); err != nil {
+		return err
+	}
+	for name, value := range map[string]any{
+		"buffers_count": buffers,
+		"may_sleep":     maySleep,
+		"identity_key":  [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])},
+		// The nearest to "initial" that can be asked for: that of process 1.
+		"mnt_ns_initial": uint32(mounts.Ino),
+		// Whole seconds; the two clocks are not read at the same moment.
+		"tai_offset": uint64((tai.Nano() - real.Nano() + 500_000_000) / 1_000_000_000 * 1_000_000_000),
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("variable %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// start does what needs the loaded object; attaching comes last, so that no program
+// runs on half a set-up, and the tasks' own hooks before all others.
+func (e *Engine) start() error {
+	if _, err := e.collection.Programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
+		return fmt.Errorf("find the locks of the path walk: %w", err)
+	}
+	if err := e.Map("keepers").Put(uint32(os.Getpid()), uint32(1)); err != nil {
+		return fmt.Errorf("map keepers: %w", err)
+	}
+	namespaces := e.Map("namespaces")
+	memory, err := unix.Mmap(namespaces.FD(), 0, pages(int(namespaces.MaxEntries()*namespaces.ValueSize())),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map the map namespaces: %w", err)
+	}
+	e.memory = memory
+	names := slices.Sorted(maps.Keys(e.collection.Programs))
+	slices.SortStableFunc(names, func(a, b string) int {
+		return slices.Index(indispensable, b) - slices.Index(indispensable, a)
+	})
+	for _, name := range names {
+		if name == locksProgram {
+			continue
+		}
+		l, err := link.AttachLSM(link.LSMOptions{Program: e.collection.Programs[name]})
+		if err != nil {
+			return explain("attach the program of hook "+name, err)
+		}
+		e.links = append(e.links, l)
+	}
+	return nil
+}
+
+func pages(size int) int {
+	page := syscall.Getpagesize()
+	return (size + page - 1) / page * page
+}
+
+// Support returns what was found out about the kernel.
+func (e *Engine) Support() *Support { return e.support }
+
+// Missing returns the names of the hooks that this kernel does not have, and whose
+// events will therefore not come.
+func (e *Engine) Missing() []string { return e.support.Missing() }
+
+// Map returns a map of the kernel half by its name in maps.h.
+func (e *Engine) Map(name string) *ebpf.Map { return e.collection.Maps[name] }
+
+// MapSpecOf returns the specification of the inner maps of an array of maps.
+func (e *Engine) MapSpecOf(name string) (*ebpf.MapSpec, error) {
+	spec, err := bpf.Load()
+	if err != nil {
+		return nil, err
+	}
+	return spec.Maps[name].InnerMap.Copy(), nil
+}
+
+// Slots returns how many namespaces the kernel half has room for; slot 0 is not used.
+func (e *Engine) Slots() uint32 { return e.Map("namespaces").MaxEntries() }
+
+// Namespace returns the state of a slot. It is the kernel's own memory: use atomic
+// operations, and do not touch it after Close.
+func (e *Engine) Namespace(slot uint32) *bpf.Namespace {
+	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(e.memory))), e.Slots())
+	return &all[slot]
+}
+
+// SetRoot puts every task of the host that is in no namespace, and in no keeper,
+// into the namespace of a slot; 0 ends that.
+func (e *Engine) SetRoot(slot uint32) error {
+	return e.collection.Variables["root_slot"].Set(slot)
+}
+
+// Skipped returns how often the kernel did not run a program because the same one
+// was already running on that CPU: events that nobody saw, by hook. It never
+// happens where hooks sleep (TierSleep, TierPoll).
+func (e *Engine) Skipped() (map[string]uint64, error) {
+	skipped := make(map[string]uint64)
+	for name, program := range e.collection.Programs {
+		stats, err := program.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("program %s: %w", name, err)
+		}
+		if stats.RecursionMisses > 0 {
+			skipped[name] = stats.RecursionMisses
+		}
+	}
+	return skipped, nil
+}
+
+// Close detaches the programs and lets go of the maps. Tasks are no longer modeled.
+func (e *Engine) Close() error {
+	var errs []error
+	for _, l := range e.links {
+		errs = append(errs, l.Close())
+	}
+	if e.memory != nil {
+		errs = append(errs, unix.Munmap(e.memory))
+	}
+	e.links, e.memory = nil, nil
+	e.collection.Close()
+	return errors.Join(errs...)
+}

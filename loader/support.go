@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+)
+
+// Tier is what a kernel lets a hook do while user space decides.
+type Tier string
+
+const (
+	// TierSleep: hooks sleep, for a decision and for room in the magazine.
+	TierSleep Tier = "sleep"
+	// TierPoll: hooks may sleep for a moment, again and again, but there is no
+	// kfunc to wait in.
+	TierPoll Tier = "poll"
+	// TierExport: hooks never sleep; events can only be exported.
+	TierExport Tier = "export"
+)
+
+// What cannot be used here, for errors.Is. The errors that carry them are of
+// type *SupportError.
+var (
+	// ErrInactive: BPF programs load, but the kernel does not call them in LSM hooks.
+	ErrInactive = errors.New("the BPF LSM is not active")
+	// ErrKernel: the kernel lacks something that the kernel half cannot do without.
+	ErrKernel = errors.New("the kernel is not supported")
+	// ErrPrivilege: the caller may not load BPF LSM programs.
+	ErrPrivilege = errors.New("not permitted")
+)
+
+// SupportError says what stands in the way, and what to change.
+type SupportError struct {
+	Err    error  // ErrInactive, ErrKernel or ErrPrivilege
+	Detail string // what was seen
+	Remedy string // what to change
+}
+
+// Error returns one sentence of what is wrong and one of what to do.
+func (e *SupportError) Error() string {
+	return fmt.Sprintf("%v: %s; %s", e.Err, e.Detail, e.Remedy)
+}
+
+// Unwrap returns Err.
+func (e *SupportError) Unwrap() error { return e.Err }
+
+// HookSupport is what the kernel makes of one hook.
+type HookSupport struct {
+	Name      string `json:"name"`
+	Present   bool   `json:"present"`
+	Sleepable bool   `json:"sleepable"`
+	Event     bool   `json:"event"` // raises events; else it is for bookkeeping only
+}
+
+// Support is what a kernel offers.
+type Support struct {
+	Kernel     string        `json:"kernel"`      // its release
+	LSMs       []string      `json:"lsms"`        // active ones, in order
+	Tier       Tier          `json:"tier"`        //
+	TierReason string        `json:"tier_reason"` // what decides it
+	Digests    string        `json:"digests"`     // where the digests of files come from
+	Hooks      []HookSupport `json:"hooks"`       // of the object, in the order of their names
+}
+
+// Missing returns the names of the hooks that the kernel does not have.
+func (s *Support) Missing() []string {
+	var names []string
+	for _, h := range s.Hooks {
+		if !h.Present {
+			names = append(names, h.Name)
+		}
+	}
+	return names
+}
+
+// The hooks without which nothing of a namespace would be right.
+var indispensable = []string{"task_alloc", "task_free", "bprm_committed_creds"}
+
+// Functions of the kernel that decide the tier.
+const (
+	// Since 6.2 LSM programs that sleep are entered without a recursion guard of
+	// the CPU (kernel/bpf/trampoline.c); before, one that sleeps makes the same
+	// program of every other task on that CPU be skipped.
+	sleepableEntry = "__bpf_prog_enter_sleepable_recur"
+	// The kfunc in which a task waits for the gate (fs/bpf_fs_kfuncs.c, 6.12).
+	gateKfunc = "bpf_get_file_xattr"
+)
+
+// Probe finds out what this kernel offers. It loads small programs and attaches
+// one for a moment; nothing stays. The error is a *SupportError if the kernel, its
+// boot line or the privileges of the caller have to change; the Support is then as
+// complete as it could be made.
+func Probe() (*Support, error) {
+	s := new(Support)
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return nil, err
+	}
+	s.Kernel = unix.ByteSliceToString(name.Release[:])
+	s.LSMs = activeLSMs()
+
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return s, &SupportError{ErrKernel, fmt.Sprintf("no BTF of kernel %s (%v)", s.Kernel, err),
+			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y"}
+	}
+	has := func(function string) bool {
+		var f *btf.Func
+		return kernel.TypeByName(function, &f) == nil
+	}
+	if !has("bpf_lsm_file_open") {
+		return s, &SupportError{ErrKernel, "kernel " + s.Kernel + " has no BPF LSM",
+			"use a kernel built with CONFIG_BPF_LSM=y"}
+	}
+	spec, err := bpf.Load()
+	if err != nil {
+		return s, err
+	}
+	if err := probeRuns(spec.Copy(), s.LSMs); err != nil {
+		return s, err
+	}
+	s.decideTier(has)
+	if err := s.probeHooks(spec, has); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+func (s *Support) decideTier(has func(string) bool) {
+	switch {
+	case !has(sleepableEntry):
+		s.Tier, s.TierReason = TierExport, "LSM programs that sleep have a recursion guard for each CPU; kernel 6.2 or newer has none"
+	case !has(gateKfunc):
+		s.Tier, s.TierReason = TierPoll, "no kfunc "+gateKfunc+"; kernel 6.12 or newer has it"
+	default:
+		s.Tier, s.TierReason = TierSleep, "LSM programs may sleep, and have "+gateKfunc+" to wait in"
+	}
+}
+
+func (s *Support) probeHooks(spec *ebpf.CollectionSpec, has func(string) bool) error {
+	for _, name := range hookNames(spec) {
+		program := spec.Programs[name]
+		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: isEvent(name)}
+		if h.Present {
+			sleepable, err := canSleep(name)
+			if err != nil {
+				return err
+			}
+			h.Sleepable = sleepable
+			if sleeps(program) && !sleepable && s.Tier != TierExport {
+				s.Tier, s.TierReason = TierExport, "hook "+name+" cannot sleep on this kernel"
+			}
+		} else if slices.Contains(indispensable, name) {
+			return &SupportError{ErrKernel, "kernel " + s.Kernel + " has no hook " + name, "use kernel 6.1 or newer"}
+		}
+		s.Hooks = append(s.Hooks, h)
+	}
+	s.Digests = "user space"
+	if s.Tier != TierExport {
+		s.Digests = "IMA in mmap_file, file_ioctl and exec; user space elsewhere"
+		if !slices.Contains(s.LSMs, "ima") && !has("ima_file_hash") {
+			s.Digests = "user space"
+		}
+	}
+	return nil
+}
+
+// canSleep loads the smallest sleepable program for a hook.
+func canSleep(hook string) (bool, error) {
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: hook,
+		Flags: unix.BPF_F_SLEEPABLE, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	var refused *ebpf.VerifierError
+	switch {
+	case err == nil:
+		return true, program.Close()
+	case errors.As(err, &refused), errors.Is(err, unix.EINVAL):
+		return false, nil
+	}
+	return false, fmt.Errorf("probe hook %s: %w", hook, err)
+}
+
+// probeRuns attaches a program and sees whether a system call makes it run.
+func probeRuns(spec *ebpf.CollectionSpec, lsms []string) error {
+	for name := range spec.Programs {
+		if name != probeProgram {
+			delete(spec.Programs, name)
+		}
+	}
+	for name := range spec.Maps {
+		if name != ".bss" {
+			delete(spec.Maps, name)
+		}
+	}
+	if err := spec.Variables["probe_tgid"].Set(uint32(os.Getpid())); err != nil {
+		return err
+	}
+	collection, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return explain("load the probe program", err)
+	}
+	defer collection.Close()
+	l, err := link.AttachLSM(link.LSMOptions{Program: collection.Programs[probeProgram]})
+	if err != nil {
+		return explain("attach the probe program", err)
+	}
+	defer l.Close()
+	// Of a process id that is not 0: only then the hook is called (kernel/sys.c, do_getpgid).
+	if _, err := unix.Getpgid(os.Getpid()); err != nil {
+		return err
+	}
+	var runs uint64
+	if err := collection.Variables["probe_runs"].Get(&runs); err != nil {
+		return err
+	}
+	if runs == 0 {
+		remedy := "add bpf to CONFIG_LSM, or to the lsm= list of the boot line"
+		if len(lsms) > 0 {
+			remedy = "boot with lsm=" + strings.Join(append(slices.Clone(lsms), "bpf"), ",")
+		}
+		return &SupportError{ErrInactive, "a probe program was attached and never called", remedy}
+	}
+	return nil
+}
+
+// explain turns the errno of a load into what to change.
+func explain(what string, err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) && os.Geteuid() != 0 {
+		return &SupportError{ErrPrivilege, fmt.Sprintf("cannot %s (%v)", what, unix.EPERM),
+			"run as root, or with CAP_BPF, CAP_PERFMON, CAP_MAC_ADMIN and CAP_SYS_ADMIN"}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// activeLSMs reads the list, which is there only where securityfs is mounted.
+func activeLSMs() []string {
+	text, err := os.ReadFile("/sys/kernel/security/lsm")
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(text)), ",")
+}

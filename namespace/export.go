@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package namespace
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/digest"
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/ringbuf"
+)
+
+// flushAt bounds what is held back of a batch, and so what one write carries.
+const flushAt = 64 << 10
+
+// Export writes the events of the namespace to w as JSON, one line each, in the
+// order of the magazine, and hands them on with every batch. It returns nil after
+// Shut, when all is written; else the error of the writer, of the magazine, or
+// that of the context. Call it once.
+func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writer) error {
+	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner)
+	var lines []byte
+	var count uint64
+	flush := func() error {
+		if len(lines) == 0 {
+			return nil
+		}
+		_, err := w.Write(lines)
+		if err == nil {
+			n.written.Add(count)
+		}
+		lines, count = lines[:0], 0
+		return err
+	}
+	take := func(raw []byte) error {
+		r, err := event.Parse(raw)
+		if err != nil {
+			// Counted, and seen by its number as a gap.
+			n.unreadable.Add(1)
+			return nil
+		}
+		if r.Kind() == event.KindExec {
+			n.joiner.exec(&r)
+			return nil
+		}
+		if err := n.ledger.Saw(r.Number()); err != nil {
+			return err
+		}
+		if lines, err = encoder.Append(lines, &r); err != nil {
+			return err
+		}
+		count++
+		if len(lines) >= flushAt {
+			return flush()
+		}
+		return nil
+	}
+	for {
+		got, err := n.magazine.ReadBatch(take)
+		if err != nil {
+			return err
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if got > 0 {
+			continue
+		}
+		if n.ended() {
+			return nil
+		}
+		if err := n.waitForRecords(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// Totals is the account of a namespace.
+type Totals struct {
+	ringbuf.Balance
+
+	Written       uint64 // lines that the writer took
+	Unreadable    uint64 // records that could not be decoded: a defect, or a foreign kernel half
+	Cut           uint64 // events with a text that is not complete
+	Waited        uint64 // events that waited for room in the magazine
+	Tasks         uint64 // tasks in the namespace now
+	TasksLost     uint64 // tasks that should be in it, without memory for their state
+	TaskIDsLost   uint64 // execs whose TASK_ID cannot be known
+	CreationsLost uint64 // created files without instance
+	DigestsIMA    uint64 // file digests by IMA, in the hook
+	DigestsCached uint64 // by IMA, earlier
+	Digests       digest.Stats
+}
+
+// Totals returns the account as it stands. It balances (Err is nil) when no event
+// is under way and everything is read.
+func (n *Namespace) Totals() Totals {
+	s := n.state
+	refused := make([]ringbuf.Refusal, len(bpf.Refusals))
+	for i, name := range bpf.Refusals {
+		refused[i] = ringbuf.Refusal{Name: name, Count: atomic.LoadUint64(&s.Refused[i])}
+	}
+	return Totals{
+		Balance:       n.ledger.Balance(atomic.LoadUint64(&s.Raised), refused),
+		Written:       n.written.Load(),
+		Unreadable:    n.unreadable.Load(),
+		Cut:           atomic.LoadUint64(&s.Cut),
+		Waited:        atomic.LoadUint64(&s.Waited),
+		Tasks:         atomic.LoadUint64(&s.Tasks),
+		TasksLost:     atomic.LoadUint64(&s.TasksLost),
+		TaskIDsLost:   atomic.LoadUint64(&s.ExecsLost) + n.joiner.lost.Load(),
+		CreationsLost: atomic.LoadUint64(&s.CreationsLost),
+		DigestsIMA:    atomic.LoadUint64(&s.DigestsIma),
+		DigestsCached: atomic.LoadUint64(&s.DigestsCached),
+		Digests:       n.joiner.digests.Stats(),
+	}
+}
+
+// String returns the account in one line; what did not happen is left out.
+func (t Totals) String() string {
+	var b strings.Builder
+	b.WriteString(t.Balance.String())
+	for _, more := range []struct {
+		count uint64
+		what  string
+	}{
+		{t.Unreadable, "unreadable"},
+		{t.Cut, "with a cut text"},
+		{t.Waited, "waited for room"},
+		{t.Tasks, "tasks still running, no longer modeled"},
+		{t.TasksLost, "tasks not modeled for lack of memory"},
+		{t.TaskIDsLost, "TASK_IDs unknown"},
+		{t.CreationsLost, "created files without instance"},
+	} {
+		if more.count > 0 {
+			fmt.Fprintf(&b, ", %d %s", more.count, more.what)
+		}
+	}
+	d := t.Digests
+	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
+		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
+		d.Changed+d.Unavailable+d.Overloaded+d.TimedOut)
+	return b.String()
+}
+
+// Complete says whether every event that was raised is written, and every task was
+// modeled.
+func (t Totals) Complete() bool {
+	return t.Err() == nil && t.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 &&
+		t.Written == t.Raised
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package namespace keeps modeling namespaces: it makes them in the kernel half,
+// starts tasks in them, and turns the records of their magazines into JSON, with
+// what only user space knows: TASK_IDs and the digests of files.
+package namespace
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/ringbuf"
+)
+
+// ErrFull: every slot of the kernel half is taken.
+var ErrFull = errors.New("no free namespace")
+
+// Config says how a namespace is to be. The zero value of a field stands for its
+// default.
+type Config struct {
+	Digest       crypto.Hash   // of files and identities; SHA-256
+	NSRefCurrent bool          // ids as the user namespace of the task sees them, not the initial one
+	Cache        int           // events of hooks that cannot sleep for which room is kept; DefaultCache
+	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
+}
+
+const (
+	// DefaultCache is how many events of atomic hooks find room while the reader
+	// is away: TSEM's own default, 32 structures (TSEM v3, event.c), is meant for
+	// one context at a time; here all CPUs share it.
+	DefaultCache = 256
+	// MaxCache is a quarter of the largest ring worth having, 512 MiB.
+	MaxCache = 128 << 10
+	// DefaultWait bounds what a stopped reader costs a task for each event.
+	DefaultWait = 5 * time.Second
+
+	// What an event of an atomic hook takes at most; they carry no paths.
+	cacheEntry = 1 << 10
+	// Enough for the events of a second of a busy host, at 600 bytes each.
+	minMagazine = 4 << 20
+	// How long the end of a namespace waits for hooks that are under way.
+	endWait = 5 * time.Second
+)
+
+// Namespace is one modeling namespace and its keeper. New makes it, Start puts a
+// task into it, Export reads it, Shut ends the modeling and Close gives everything
+// back. One goroutine may be in Export; the other methods may be called from
+// anywhere.
+type Namespace struct {
+	engine   *loader.Engine
+	config   Config
+	slot     uint32
+	id       uint64
+	state    *bpf.Namespace // the kernel's own memory
+	maps     []*ebpf.Map
+	magazine *ringbuf.Magazine
+	ledger   *ringbuf.Ledger
+	joiner   *joiner
+
+	shut       atomic.Int64 // when, ns since 1970; 0: not yet
+	written    atomic.Uint64
+	unreadable atomic.Uint64
+}
+
+var (
+	// Ids are never reused in the life of an engine.
+	lastID atomic.Uint64
+	// Slots are, but as late as possible: a program that was held up since the
+	// last namespace of a slot ended should not find the next one there.
+	lastSlot atomic.Uint32
+)
+
+// New makes an empty namespace. The error is ErrFull if there are too many, else
+// one of the kernel.
+func New(engine *loader.Engine, config Config) (*Namespace, error) {
+	if config.Digest == 0 {
+		config.Digest = crypto.SHA256
+	}
+	if config.Cache == 0 {
+		config.Cache = DefaultCache
+	}
+	if config.Wait == 0 {
+		config.Wait = DefaultWait
+	}
+	if config.Cache < 1 || config.Cache > MaxCache {
+		return nil, fmt.Errorf("cache %d: 1 to %d entries", config.Cache, MaxCache)
+	}
+	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), joiner: newJoiner(config.Digest)}
+	if err := n.make(); err != nil {
+		n.Close()
+		return nil, fmt.Errorf("make a namespace: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Namespace) make() error {
+	reserve := uint32(n.config.Cache * cacheEntry)
+	size := max(minMagazine, uint32(1)<<bits.Len32(2*reserve-1))
+	magazine, err := n.inner("magazines", size)
+	if err != nil {
+		return err
+	}
+	creations, err := n.inner("creations", 0)
+	if err != nil {
+		return err
+	}
+	if n.magazine, err = ringbuf.Open(magazine); err != nil {
+		return err
+	}
+	n.ledger = ringbuf.NewLedger(n.magazine.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
+	if err := n.takeSlot(); err != nil {
+		return err
+	}
+	for name, inner := range map[string]*ebpf.Map{"magazines": magazine, "creations": creations} {
+		if err := n.engine.Map(name).Put(n.slot, inner); err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	flags := uint32(0)
+	if n.config.NSRefCurrent {
+		flags |= bpf.NamespaceNSRefCurrent
+	}
+	if n.config.Digest == crypto.SHA256 {
+		flags |= bpf.NamespaceDigestsSHA256
+	}
+	*n.state = bpf.Namespace{
+		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Wait: uint64(n.config.Wait),
+	}
+	return nil
+}
+
+// inner makes a map for a slot of an array of maps; entries 0 means as specified.
+func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
+	spec, err := n.engine.MapSpecOf(name)
+	if err != nil {
+		return nil, err
+	}
+	if entries != 0 {
+		spec.MaxEntries = entries
+	}
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("map for %s: %w", name, err)
+	}
+	n.maps = append(n.maps, m)
+	return m, nil
+}
+
+// takeSlot finds a free slot and makes it ours by writing the id.
+func (n *Namespace) takeSlot() error {
+	slots := n.engine.Slots()
+	for range slots - 1 {
+		slot := lastSlot.Add(1)%(slots-1) + 1
+		state := n.engine.Namespace(slot)
+		if atomic.CompareAndSwapUint64(&state.Id, 0, n.id) {
+			n.slot, n.state = slot, state
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %d are in use", ErrFull, slots-1)
+}
+
+// ID returns the id of the namespace, the "context" of its records.
+func (n *Namespace) ID() uint64 { return n.id }
+
+// Start starts a command whose first task, and all that descend from it, live in
+// the namespace. The command's own errors come from cmd.Start.
+func (n *Namespace) Start(cmd *exec.Cmd) error {
+	// The first use of processes makes Go try out pidfds with a child of its own,
+	// which is not to be born in the namespace.
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Release()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	births, tid := n.engine.Map("births"), uint32(unix.Gettid())
+	if err := births.Put(tid, n.slot); err != nil {
+		return fmt.Errorf("map births: %w", err)
+	}
+	err := cmd.Start()
+	return errors.Join(err, births.Delete(tid))
+}
+
+// AdoptHost makes this the namespace of every task of the host that is in no other
+// one; tasks join with their first event. Kernel threads and keepers stay out.
+func (n *Namespace) AdoptHost() error {
+	return n.engine.SetRoot(n.slot)
+}
+
+// Tasks returns how many tasks are in the namespace now.
+func (n *Namespace) Tasks() uint64 { return atomic.LoadUint64(&n.state.Tasks) }
+
+// Shut ends the modeling: tasks that are left run on and raise no more events.
+// Export writes what was raised before, and returns.
+func (n *Namespace) Shut() {
+	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
+		// The kernel half only reads the flags, so there is nothing to race with.
+		atomic.StoreUint32(&n.state.Flags, atomic.LoadUint32(&n.state.Flags)|bpf.NamespaceClosed)
+		n.magazine.Wake()
+	}
+}
+
+// Close gives the slot, the maps and the digest workers back. Nobody may be in
+// Export; what it did not read is gone.
+func (n *Namespace) Close() error {
+	var errs []error
+	if n.state != nil {
+		n.Shut()
+		for _, name := range []string{"magazines", "creations"} {
+			if err := n.engine.Map(name).Delete(n.slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				errs = append(errs, fmt.Errorf("map %s: %w", name, err))
+			}
+		}
+		atomic.StoreUint64(&n.state.Id, 0)
+		n.state = nil
+	}
+	if n.magazine != nil {
+		errs = append(errs, n.magazine.Close())
+	}
+	for _, m := range n.maps {
+		errs = append(errs, m.Close())
+	}
+	n.maps = nil
+	n.joiner.close()
+	return errors.Join(errs...)
+}
+
+// ended says whether everything that was raised before Shut is accounted for.
+func (n *Namespace) ended() bool {
+	shut := n.shut.Load()
+	if shut == 0 || !n.magazine.Drained() {
+		return false
+	}
+	return n.Totals().Err() == nil || time.Now().UnixNano()-shut > int64(endWait)
+}
+
+// waitForRecords blocks until there may be something to read.
+func (n *Namespace) waitForRecords(ctx context.Context) error {
+	// Short, because the end of a hook that raised nothing wakes nobody.
+	const look = 50 * time.Millisecond
+	err := n.magazine.Wait(look)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return errors.Join(err, ctx.Err())
+}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -105,9 +103,7 @@ func (n *session) end(early error) error {
 	}
 	if n.file != nil && err == nil {
 		// A full disk may show only now.
-		if err = n.file.Close(); errors.Is(err, unix.EBADF) {
-			err = nil
-		}
+		err = n.file.Close()
 		n.file = nil
 	}
 	totals := n.namespace.Totals()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo, make test: all a fresh Debian 12 or 13 needs, as root. make help: the rest.
+
+SHELL := /bin/bash
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+KERNELS := $(shell awk '!/^\#/ { print $$1 }' vmtest/kernels.list)
+
+# clang-19 is in Debian 12 and 13; the committed object is what this one makes.
+CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev
+VM_PACKAGES := $(shell grep -v '^\#' vmtest/packages)
+
+# No time limit of go test's own for the VM tests: vmtest/run -t has one per kernel.
+VM_SECONDS := 1500
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: vm-setup build ## See the events of a real workload on the newest kernel.
+	@vmtest/run -k latest -t 280 -- vmtest/demo
+
+.PHONY: test
+test: setup build generated vet lint format vm-test unit-test ## Run everything that CI runs.
+
+.PHONY: build
+build: ## Build build/tsem-bpf.
+	CGO_ENABLED=0 $(GO) build -trimpath -o build/tsem-bpf ./cmd/tsem-bpf
+
+.PHONY: unit-test
+unit-test: ## Run the tests that need no kernel.
+	$(GO) test ./...
+
+# The test binary of each package runs as a whole inside the VM; it lies in the
+# checkout, because that is what the VM sees at its own path.
+.PHONY: vm-test
+vm-test: vm-setup build $(KERNELS:%=vm-test-%) ## Run the tests that need a kernel, on all of them.
+
+.PHONY: vm-test-%
+vm-test-%: vm-setup build
+	@mkdir -p build/tmp
+	@echo "== kernel $*"
+	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -count=1 -timeout 0 -tags vmtest \
+		-exec "$(CURDIR)/vmtest/run -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
+
+.PHONY: generate
+generate: clang-setup ## Compile the kernel half and generate what follows from it.
+	$(GO) generate ./...
+
+# The comparison is with the files as they are, committed or not.
+.PHONY: generated
+generated: clang-setup ## Check that what is generated is up to date.
+	@before=$$(cat bpf/tsem_bpfel.* | sha256sum); $(GO) generate ./... && \
+	after=$$(cat bpf/tsem_bpfel.* | sha256sum); \
+	[ "$$before" = "$$after" ] || { echo "bpf/tsem_bpfel.* were not up to date and are now: commit them" >&2; exit 1; }
+
+.PHONY: vet
+vet: ## Run go vet, with every build tag.
+	$(GO) vet -tags vmtest,vmtest_runner ./...
+
+.PHONY: lint
+lint: ## Check module files, SPDX lines, shell syntax.
+	$(GO) mod tidy -diff
+	@vmtest/lint
+
+.PHONY: format
+format: ## Check the format of Go files.
+	@wrong=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
+
+.PHONY: setup
+setup: clang-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.
+
+.PHONY: clang-setup
+clang-setup:
+	@vmtest/install $(CLANG_PACKAGES)
+
+.PHONY: vm-setup
+vm-setup:
+	@vmtest/install $(VM_PACKAGES)
+	@vmtest/kernels
+
+.PHONY: clean
+clean: ## Remove build/; the kernels stay in their cache.
+	rm -rf build

@@ -4,6 +4,9 @@
 /* sizeof(struct sockaddr_storage): the kernel copies no more from user space. */
 #define ADDRESS_MAX 128
 
+#define AF_INET 2
+#define AF_INET6 10
+
 static __always_inline __u64 owner_of(struct sock *sk)
 {
 	__u64 *owner = bpf_sk_storage_get(&sockets, sk, 0, 0);
@@ -90,12 +93,20 @@ int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int add
 	return 0;
 }
 
+/* TSEM describes the destination of these two families only. */
+static __always_inline bool is_inet(struct sock *sk)
+{
+	return sk && (sk->__sk_common.skc_family == AF_INET ||
+		      sk->__sk_common.skc_family == AF_INET6);
+}
+
 SEC("lsm.s/socket_sendmsg")
 int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg)
 {
+	const void *address = is_inet(sock->sk) ? msg->msg_name : NULL;
 	struct event e;
 
-	if (socket_event(&e, EVENT(socket_sendmsg), sock, msg->msg_name, msg->msg_namelen))
+	if (socket_event(&e, EVENT(socket_sendmsg), sock, address, msg->msg_namelen))
 		event_end(&e);
 	return 0;
 }

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package event knows what the events of TSEM are called, which cells describe
+// them, and how they are written as JSON. It does no I/O and knows nothing of BPF
+// or namespaces.
+//
+// A record is a header and cells (bpf/record.h is the contract). Parse checks one
+// completely; an Encoder then walks the row of its hook in the event table, member
+// by member, and every member takes its cells from the record in turn. There is no
+// structure per event, no reflection and no allocation.
+//
+//	record ── Parse ──> Record ── Encoder.Append ──> one line of JSON
+//	                                   │
+//	                                Joiner: TASK_IDs and digests, which only user space knows
+//
+// What is written is specified in the project's JSON specification; its section
+// numbers stand in the comments.
+package event

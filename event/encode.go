@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import (
+	"crypto"
+	_ "crypto/sha256" // the digest functions a namespace can have
+	_ "crypto/sha512"
+	b64 "encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"strconv"
+)
+
+// Dialect is a form of the JSON.
+type Dialect uint8
+
+const (
+	// Current is V3 with what later versions of TSEM and their tools read: tnum,
+	// context and number in `event`, the type of a path; and with marks of its own
+	// where a digest or a text is not what it seems.
+	Current Dialect = iota
+	// V3 is byte for byte what TSEM v3 writes, for names of printable text.
+	V3
+)
+
+// ParseDialect returns the dialect of a name: "current" or "v3".
+func ParseDialect(name string) (Dialect, error) {
+	switch name {
+	case "current":
+		return Current, nil
+	case "v3":
+		return V3, nil
+	}
+	return 0, fmt.Errorf("dialect %q: one of current, v3", name)
+}
+
+// ParseDigest returns the digest function of a name, which is that of the kernel's
+// crypto API: "sha256", "sha384" or "sha512".
+func ParseDigest(name string) (crypto.Hash, error) {
+	switch name {
+	case "sha256":
+		return crypto.SHA256, nil
+	case "sha384":
+		return crypto.SHA384, nil
+	case "sha512":
+		return crypto.SHA512, nil
+	}
+	return 0, fmt.Errorf("digest %q: one of sha256, sha384, sha512", name)
+}
+
+// DigestState says how far the digest of a file can be relied on.
+type DigestState uint8
+
+const (
+	// DigestExact: it is that of the content at the time of the event.
+	DigestExact DigestState = iota
+	// DigestChanged: the file was changed before it could be read.
+	DigestChanged
+	// DigestUnavailable: the file could not be found or read.
+	DigestUnavailable
+)
+
+var digestStateNames = [...]string{DigestChanged: "changed", DigestUnavailable: "unavailable"}
+
+// Joiner knows what a record only points at. It is called by one goroutine at a
+// time, and keeps nothing of what it is given.
+type Joiner interface {
+	// TaskID appends the TASK_ID of an identity to dst, as many bytes as a digest has.
+	TaskID(dst []byte, identity uint64) []byte
+	// FileDigest returns the digest of a file that the kernel half could not give.
+	// Without DigestExact the bytes do not matter.
+	FileDigest(r *Record, f *FileView) ([]byte, DigestState)
+}
+
+// FileDigest returns the digest of the file of a record: by rule, by IMA, or by
+// asking j. The bytes are the caller's to read only.
+func FileDigest(r *Record, f *FileView, h crypto.Hash, j Joiner) ([]byte, DigestState) {
+	switch {
+	case f.source == digestEmpty:
+		return emptyDigests[h], DigestExact
+	case f.source == digestZero:
+		return zeros[:h.Size()], DigestExact
+	case f.source == digestIMA && h == crypto.SHA256:
+		return f.sha256, DigestExact
+	}
+	return j.FileDigest(r, f)
+}
+
+var (
+	emptyDigests = map[crypto.Hash][]byte{
+		crypto.SHA256: crypto.SHA256.New().Sum(nil),
+		crypto.SHA384: crypto.SHA384.New().Sum(nil),
+		crypto.SHA512: crypto.SHA512.New().Sum(nil),
+	}
+	zeros [64]byte
+)
+
+// Encoder turns records into JSON. It belongs to one goroutine; make it with
+// NewEncoder.
+type Encoder struct {
+	dialect Dialect
+	hash    crypto.Hash
+	joiner  Joiner
+
+	// Of the record at hand. They are here, and not on the stack, because what the
+	// Joiner is given would be allocated for each record there.
+	record Record
+	cells  cells
+	view   FileView
+	digest []byte
+	hasher hash.Hash
+}
+
+// NewEncoder returns an encoder for namespaces with the given digest function.
+func NewEncoder(dialect Dialect, h crypto.Hash, joiner Joiner) *Encoder {
+	return &Encoder{dialect: dialect, hash: h, joiner: joiner, hasher: h.New()}
+}
+
+// Append appends a record as one line of JSON, line feed included, and returns the
+// extended buffer. It allocates nothing if there is room. The error is ErrKind for
+// KindExec, which is not an event.
+func (e *Encoder) Append(dst []byte, r *Record) ([]byte, error) {
+	e.record, e.cells = *r, cells{rest: r.raw[sizeRecord:]}
+	switch r.Kind() {
+	case KindEvent:
+		dst = append(dst, `{"export": {"type": "event"}, "event": {`...)
+	case KindAsync:
+		dst = append(dst, `{"export": {"type": "async_event"}, "event": {`...)
+	default:
+		return dst, fmt.Errorf("%w: %d is not written", ErrKind, r.Kind())
+	}
+	dst = e.event(dst)
+	dst = append(dst, `}, "COE": {`...)
+	c := r.Creds()
+	dst = appendCreds(dst, &c)
+	dst = append(dst, `}, "`...)
+	dst = append(dst, r.row.name...)
+	dst = append(dst, `": {`...)
+	dst = e.members(dst)
+	return append(dst, "}}\n"...), nil
+}
+
+// event appends the members of `event` (3.1, and 7 for the later ones).
+func (e *Encoder) event(dst []byte) []byte {
+	r := &e.record
+	if pid := r.TID(); pid != 0 {
+		dst = appendUint(dst, `"pid": "`, uint64(pid))
+		dst = append(dst, `, `...)
+	}
+	if e.dialect == Current {
+		dst = appendUint(dst, `"tnum": "`, r.Tnum())
+		dst = appendUint(dst, `, "context": "`, r.Namespace())
+		dst = appendUint(dst, `, "number": "`, r.Number())
+		dst = append(dst, `, `...)
+	}
+	dst = append(dst, `"process": "`...)
+	dst = appendText(dst, r.Comm())
+	dst = append(dst, `", "type": "`...)
+	dst = append(dst, r.row.name...)
+	dst = appendUint(dst, `", "ttd": "`, r.TTD())
+	dst = appendUint(dst, `, "p_ttd": "`, r.ParentTTD())
+	dst = e.id(dst, `, "task_id": `, r.Identity())
+	dst = e.id(dst, `, "p_task_id": `, r.ParentIdentity())
+	dst = appendUint(dst, `, "ts": "`, r.Time())
+	if cut := r.Cut(); cut > 0 && e.dialect == Current {
+		dst = appendUint(dst, `, "cut": "`, uint64(cut))
+	}
+	return dst
+}
+
+// members walks the row of the hook.
+func (e *Encoder) members(dst []byte) []byte {
+	first := true
+	for i := range e.record.row.members {
+		m := &e.record.row.members[i]
+		if m.shape.optional && e.cells.peek() == cellAbsent {
+			e.cells.next()
+			continue
+		}
+		if !first {
+			dst = append(dst, `, `...)
+		}
+		first = false
+		if m.shape == spacedU32 && e.dialect == V3 {
+			dst = append(dst, ' ') // quirk Q3
+		}
+		dst = append(dst, '"')
+		dst = append(dst, m.name...)
+		dst = append(dst, `": `...)
+		dst = m.shape.print(e, dst)
+	}
+	return dst
+}
+
+func (e *Encoder) scalar() uint64 { return native.Uint64(e.cells.next()) }
+
+func (e *Encoder) u32(dst []byte) []byte {
+	return appendUint(dst, `"`, uint64(uint32(e.scalar())))
+}
+
+func (e *Encoder) s32(dst []byte) []byte {
+	return appendInt(dst, `"`, int64(int32(e.scalar())))
+}
+
+func (e *Encoder) u64(dst []byte) []byte { return appendUint(dst, `"`, e.scalar()) }
+
+func (e *Encoder) octal(dst []byte) []byte {
+	return appendOctal(dst, `"0`, uint32(e.scalar()))
+}
+
+func (e *Encoder) mapType(dst []byte) []byte {
+	dst = appendInt(dst, `{"map_type": "`, int64(int32(e.scalar())))
+	return append(dst, '}')
+}
+
+func (e *Encoder) taskID(dst []byte) []byte { return e.id(dst, ``, e.scalar()) }
+
+func (e *Encoder) text(dst []byte) []byte {
+	dst = append(dst, '"')
+	dst = appendText(dst, e.cells.next())
+	return append(dst, '"')
+}
+
+func (e *Encoder) base64(dst []byte) []byte {
+	dst = append(dst, '"')
+	dst = b64.StdEncoding.AppendEncode(dst, e.cells.next())
+	return append(dst, '"')
+}
+
+func (e *Encoder) credentials(dst []byte) []byte {
+	c := credsOf(e.cells.next())
+	dst = append(dst, '{')
+	dst = appendCreds(dst, &c)
+	dst = appendUint(dst, `, "securebits": "`, uint64(c.Securebits))
+	return append(dst, '}')
+}
+
+func (e *Encoder) inode(dst []byte) []byte {
+	i := e.cells.next()
+	dst = appendUint(dst, `{"uid": "`, uint64(native.Uint32(i[offInodeUID:])))
+	dst = appendUint(dst, `, "gid": "`, uint64(native.Uint32(i[offInodeGID:])))
+	dst = appendOctal(dst, `, "mode": "0`, native.Uint32(i[offInodeMode:]))
+	dst = append(dst, `, "s_magic": "0x`...)
+	dst = strconv.AppendUint(dst, uint64(native.Uint32(i[offInodeSMagic:])), 16)
+	dst = append(dst, `", "s_id": "`...)
+	dst = appendText(dst, untilNUL(i[offInodeSID:offInodeSID+32]))
+	dst = append(dst, `", "s_uuid": "`...)
+	dst = hex.AppendEncode(dst, i[offInodeSUUID:offInodeSUUID+16])
+	return append(dst, `"}`...)
+}
+
+func (e *Encoder) path(dst []byte) []byte {
+	p := pathOf(e.cells.next())
+	dst = append(dst, '{')
+	if p.HasDevice {
+		dst = appendUint(dst, `"dev": {"major": "`, uint64(p.Major))
+		dst = appendUint(dst, `, "minor": "`, uint64(p.Minor))
+		dst = append(dst, `}, `...)
+	}
+	if p.Created {
+		dst = e.id(dst, `"owner": `, p.Owner)
+		dst = appendUint(dst, `, "instance": "`, p.Instance)
+		dst = append(dst, `, `...)
+	}
+	if e.dialect == Current && p.Type > PathInFilesystem && int(p.Type) < len(pathTypeNames) {
+		dst = append(dst, `"type": "`...)
+		dst = append(dst, pathTypeNames[p.Type]...)
+		dst = append(dst, `", `...)
+	}
+	dst = append(dst, `"pathname": "`...)
+	dst = appendText(dst, p.Text)
+	return append(dst, `"}`...)
+}
+
+func (e *Encoder) dentry(dst []byte) []byte {
+	dst = append(dst, '{')
+	if e.cells.peek() == cellInode {
+		dst = append(dst, `"inode": `...)
+		dst = e.inode(dst)
+		dst = append(dst, `, `...)
+	} else {
+		e.cells.next()
+	}
+	dst = append(dst, `"path": `...)
+	dst = e.path(dst)
+	return append(dst, '}')
+}
+
+func (e *Encoder) file(dst []byte) []byte {
+	whole := e.cells
+	f := e.cells.next()
+	dst = appendUint(dst, `{"flags": "`, uint64(native.Uint32(f[offFileFFlags:])))
+	dst = append(dst, `, "inode": `...)
+	dst = e.inode(dst)
+	dst = append(dst, `, "path": `...)
+	dst = e.path(dst)
+	e.view = whole.file()
+	sum, state := FileDigest(&e.record, &e.view, e.hash, e.joiner)
+	dst = append(dst, `, "digest": "`...)
+	if state == DigestExact {
+		dst = hex.AppendEncode(dst, sum)
+	} else {
+		for range 2 * e.hash.Size() {
+			dst = append(dst, 'f')
+		}
+	}
+	dst = append(dst, '"')
+	if state != DigestExact && e.dialect == Current {
+		dst = append(dst, `, "digest_state": "`...)
+		dst = append(dst, digestStateNames[state]...)
+		dst = append(dst, '"')
+	}
+	return append(dst, '}')
+}
+
+func (e *Encoder) sock(dst []byte) []byte {
+	s := e.cells.next()
+	dst = appendInt(dst, `{"family": "`, int64(int32(native.Uint32(s[offSockFamily:]))))
+	dst = appendInt(dst, `, "type": "`, int64(int32(native.Uint32(s[offSockType:]))))
+	dst = appendInt(dst, `, "protocol": "`, int64(int32(native.Uint32(s[offSockProtocol:]))))
+	dst = e.id(dst, `, "owner": `, native.Uint64(s[offSockOwner:]))
+	return append(dst, '}')
+}
+
+func (e *Encoder) ipc(dst []byte) []byte {
+	i := e.cells.next()
+	dst = appendUint(dst, `{"uid": "`, uint64(native.Uint32(i[offIPCUID:])))
+	dst = appendUint(dst, `, "gid": "`, uint64(native.Uint32(i[offIPCGID:])))
+	dst = appendUint(dst, `, "cuid": "`, uint64(native.Uint32(i[offIPCCUID:])))
+	dst = appendUint(dst, `, "cgid": "`, uint64(native.Uint32(i[offIPCCGID:])))
+	dst = appendOctal(dst, `, "mode": "0`, native.Uint32(i[offIPCMode:]))
+	dst = e.id(dst, `, "owner": `, native.Uint64(i[offIPCOwner:]))
+	return append(dst, '}')
+}
+
+// Address families (include/linux/socket.h).
+const (
+	familyUnix  = 1
+	familyInet  = 2
+	familyInet6 = 10
+)
+
+// address appends an ADDR of connect or bind.
+func (e *Encoder) address(dst []byte) []byte { return e.addr(dst, true) }
+
+// messageAddress appends an ADDR of sendmsg, which knows less (section 4).
+func (e *Encoder) messageAddress(dst []byte) []byte { return e.addr(dst, false) }
+
+func (e *Encoder) addr(dst []byte, full bool) []byte {
+	a := e.cells.next()
+	family, given := native.Uint32(a[offAddrFamily:]), a[sizeAddr:]
+	// A caller may give less than the family needs; the kernel then sees zeros.
+	var b [addressMax]byte
+	copy(b[:], given)
+	port := uint64(native.Uint16(b[2:]))
+	switch {
+	case family == familyInet:
+		dst = appendUint(dst, `{"af_inet": {"port": "`, port)
+		key := `, "address": "`
+		if !full && e.dialect == V3 {
+			key = `, "addrress": "` // quirk Q4
+		}
+		dst = appendUint(dst, key, uint64(native.Uint32(b[4:])))
+		return append(dst, `}}`...)
+	case family == familyInet6:
+		dst = appendUint(dst, `{"af_inet6": {"port": "`, port)
+		if full {
+			dst = appendUint(dst, `, "flow": "`, uint64(native.Uint32(b[4:])))
+			dst = appendUint(dst, `, "scope": "`, uint64(native.Uint32(b[24:])))
+		}
+		dst = append(dst, `, "address": "`...)
+		dst = hex.AppendEncode(dst, b[8:24])
+	case family == familyUnix:
+		// Up to the first zero byte: nothing of an abstract name (quirk Q10).
+		dst = append(dst, `{"af_unix": {"address": "`...)
+		dst = appendText(dst, untilNUL(given[min(2, len(given)):]))
+	default:
+		e.hasher.Reset()
+		e.hasher.Write(given[min(2, len(given)):])
+		e.digest = e.hasher.Sum(e.digest[:0])
+		dst = append(dst, `{"af_other": {"address": "`...)
+		dst = hex.AppendEncode(dst, e.digest)
+	}
+	return append(dst, `"}}`...)
+}
+
+// id appends a key and the TASK_ID of an identity.
+func (e *Encoder) id(dst []byte, key string, identity uint64) []byte {
+	e.digest = e.joiner.TaskID(e.digest[:0], identity)
+	dst = append(dst, key...)
+	dst = append(dst, '"')
+	dst = hex.AppendEncode(dst, e.digest)
+	return append(dst, '"')
+}
+
+func appendCreds(dst []byte, c *Creds) []byte {
+	dst = appendUint(dst, `"uid": "`, uint64(c.UID))
+	dst = appendUint(dst, `, "euid": "`, uint64(c.EUID))
+	dst = appendUint(dst, `, "suid": "`, uint64(c.SUID))
+	dst = appendUint(dst, `, "gid": "`, uint64(c.GID))
+	dst = appendUint(dst, `, "egid": "`, uint64(c.EGID))
+	dst = appendUint(dst, `, "sgid": "`, uint64(c.SGID))
+	dst = appendUint(dst, `, "fsuid": "`, uint64(c.FSUID))
+	dst = appendUint(dst, `, "fsgid": "`, uint64(c.FSGID))
+	dst = append(dst, `, "capeff": "0x`...)
+	dst = strconv.AppendUint(dst, c.CapEff, 16)
+	return append(dst, '"')
+}
+
+// appendUint appends a key, which ends with the opening quote of its value, the
+// value, and the closing quote. So do the others.
+func appendUint(dst []byte, key string, v uint64) []byte {
+	dst = append(dst, key...)
+	dst = strconv.AppendUint(dst, v, 10)
+	return append(dst, '"')
+}
+
+func appendInt(dst []byte, key string, v int64) []byte {
+	dst = append(dst, key...)
+	dst = strconv.AppendInt(dst, v, 10)
+	return append(dst, '"')
+}
+
+func appendOctal(dst []byte, key string, v uint32) []byte {
+	dst = append(dst, key...)
+	dst = strconv.AppendUint(dst, uint64(v), 8)
+	return append(dst, '"')
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import "fmt"
+
+// Kind is the kind of a record.
+type Kind uint8
+
+// Kinds of records (enum tsem_kind in bpf/record.h).
+const (
+	KindEvent Kind = 1 // of a hook that may sleep: "event"
+	KindAsync Kind = 2 // of a hook that cannot: "async_event"
+	KindExec  Kind = 3 // a task got a new TASK_ID; bookkeeping, never written
+)
+
+// Hook is an LSM hook, and the type of its events: the index of the type in TSEM's
+// own table (security/tsem/tsem.h of TSEM v3), never reused.
+type Hook uint16
+
+// HookExec is the hook of the exec bookkeeping record.
+const HookExec Hook = 1
+
+// A row of the event table.
+type row struct {
+	hook    Hook
+	name    string
+	kind    Kind // as TSEM v3 has it; what a record is, its header says
+	members []member
+}
+
+// A member of the object of an event.
+type member struct {
+	name  string
+	shape *shape
+}
+
+// table is the one list of events, in the order of their ordinals. It says the same
+// as bpf/hooks.h and the specification; a test holds them together.
+var table = []row{
+	{HookExec, "bprm_committed_creds", KindExec, []member{{"file", file}}},
+	{2, "task_kill", KindAsync, []member{{"target", taskID}, {"sig", u32}, {"cross_ns", u32}}},
+	{14, "file_open", KindEvent, []member{{"file", file}}},
+	{15, "mmap_file", KindEvent, []member{{"file", optionalFile}, {"prot", u32}, {"flags", u32}}},
+	{16, "file_ioctl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
+	{20, "unix_stream_connect", KindAsync, []member{{"sock", sock}, {"other", sock}}},
+	{22, "socket_create", KindEvent, []member{{"family", u32}, {"type", u32}, {"protocol", u32}, {"kern", u32}}},
+	{23, "socket_connect", KindEvent, []member{{"sock", sock}, {"addr", address}}},
+	{24, "socket_bind", KindEvent, []member{{"sock", sock}, {"addr", address}}},
+	{28, "socket_sendmsg", KindEvent, []member{{"sock", sock}, {"addr", messageAddress}}},
+	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
+	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
+	{46, "shm_shmat", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
+	{59, "key_alloc", KindEvent, []member{{"cred", creds}, {"flags", u64}}},
+	{61, "netlink_send", KindEvent, []member{{"sock", sock}, {"uid", u32}, {"gid", u32}, {"portid", u32},
+		{"dst_group", u32}, {"flags", u32}, {"nsid_set", u32}, {"nsid", s32}}},
+	{62, "inode_create", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
+	{64, "inode_unlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
+	{69, "inode_rename", KindEvent, []member{{"old_dir", inode}, {"old_dentry", dentry}, {"new_dir", inode}, {"new_dentry", dentry}}},
+	{71, "inode_getattr", KindEvent, []member{{"path", dentry}}},
+	{72, "inode_setxattr", KindEvent, []member{{"dentry", dentry}, {"name", text}, {"value", base64}, {"flags", s32}}},
+	{82, "bpf_map", KindEvent, []member{{"map", mapType}, {"fmode", u32}}},
+	{84, "ptrace_access_check", KindAsync, []member{{"child", taskID}, {"mode", spacedU32}}},
+	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
+}
+
+// A cellSet is a set of cell types.
+type cellSet uint16
+
+func oneOf(types ...cellType) cellSet {
+	var s cellSet
+	for _, t := range types {
+		s |= 1 << t
+	}
+	return s
+}
+
+// A shape is a form of value in the JSON: the cells it takes, and how they are
+// written. Names as in section 4 of the specification.
+type shape struct {
+	cells    []cellSet
+	optional bool // one absent cell instead: the member is left out
+	print    printer
+}
+
+// A printer appends the value whose cells are next.
+type printer func(e *Encoder, dst []byte) []byte
+
+// The shapes. They are filled in by init because the printers lead back here.
+var (
+	u32, s32, u64, octal, spacedU32, mapType        = new(shape), new(shape), new(shape), new(shape), new(shape), new(shape)
+	taskID, inode, path, dentry, file, optionalFile = new(shape), new(shape), new(shape), new(shape), new(shape), new(shape)
+	sock, address, messageAddress, ipc, creds       = new(shape), new(shape), new(shape), new(shape), new(shape)
+	text, optionalText, base64                      = new(shape), new(shape), new(shape)
+	rows                                            [1 << 7]*row // by hook
+	rowByName                                       = make(map[string]*row)
+)
+
+func init() {
+	one := func(t cellType) []cellSet { return []cellSet{oneOf(t)} }
+	files := []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
+	*u32 = shape{one(cellScalar), false, (*Encoder).u32}
+	*s32 = shape{one(cellScalar), false, (*Encoder).s32}
+	*u64 = shape{one(cellScalar), false, (*Encoder).u64}
+	*octal = shape{one(cellScalar), false, (*Encoder).octal}
+	*spacedU32 = *u32
+	*mapType = shape{one(cellScalar), false, (*Encoder).mapType}
+	*taskID = shape{one(cellTask), false, (*Encoder).taskID}
+	*inode = shape{one(cellInode), false, (*Encoder).inode}
+	*path = shape{one(cellPath), false, (*Encoder).path}
+	*dentry = shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry}
+	*file = shape{files, false, (*Encoder).file}
+	*optionalFile = shape{files, true, (*Encoder).file}
+	*sock = shape{one(cellSock), false, (*Encoder).sock}
+	*address = shape{one(cellAddr), false, (*Encoder).address}
+	*messageAddress = shape{one(cellAddr), true, (*Encoder).messageAddress}
+	*ipc = shape{one(cellIPC), false, (*Encoder).ipc}
+	*creds = shape{one(cellCreds), false, (*Encoder).credentials}
+	*text = shape{one(cellText), false, (*Encoder).text}
+	*optionalText = shape{one(cellText), true, (*Encoder).text}
+	*base64 = shape{one(cellBytes), false, (*Encoder).base64}
+	for i := range table {
+		r := &table[i]
+		rows[r.hook], rowByName[r.name] = r, r
+	}
+}
+
+// Hooks returns the hooks that have events, in the order of their ordinals.
+func Hooks() []Hook {
+	var hooks []Hook
+	for _, r := range table {
+		if r.kind != KindExec {
+			hooks = append(hooks, r.hook)
+		}
+	}
+	return hooks
+}
+
+// Lookup returns the hook of a name.
+func Lookup(name string) (Hook, bool) {
+	r, ok := rowByName[name]
+	if !ok {
+		return 0, false
+	}
+	return r.hook, true
+}
+
+// String returns the name of the hook, which is the type of its events.
+func (h Hook) String() string {
+	if r := h.row(); r != nil {
+		return r.name
+	}
+	return fmt.Sprintf("hook %d", uint16(h))
+}
+
+func (h Hook) row() *row {
+	if int(h) >= len(rows) {
+		return nil
+	}
+	return rows[h]
+}

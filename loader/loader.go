@@ -10,14 +10,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
@@ -63,7 +65,8 @@ type Engine struct {
 // process becomes a keeper: it is never modeled. The error is a *SupportError if
 // this kernel cannot be used as it is.
 func Load() (*Engine, error) {
-	support, err := Probe()
+	cache := btf.NewCache()
+	support, err := probe(cache)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +88,7 @@ func Load() (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{support: support}
-	e.collection, err = ebpf.NewCollection(spec)
+	e.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return nil, explain("load the kernel half", err)
 	}
@@ -135,7 +138,7 @@ func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 }
 
 // start does what needs the loaded object; attaching comes last, so that no program
-// runs on half a set-up, and the tasks' own hooks before all others.
+// runs on half a set-up.
 func (e *Engine) start() error {
 	if _, err := e.collection.Programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("find the locks of the path walk: %w", err)
@@ -150,21 +153,36 @@ func (e *Engine) start() error {
 		return fmt.Errorf("map the map namespaces: %w", err)
 	}
 	e.memory = memory
-	names := slices.Sorted(maps.Keys(e.collection.Programs))
-	slices.SortStableFunc(names, func(a, b string) int {
-		return slices.Index(indispensable, b) - slices.Index(indispensable, a)
-	})
-	for _, name := range names {
-		if name == locksProgram {
-			continue
-		}
-		l, err := link.AttachLSM(link.LSMOptions{Program: e.collection.Programs[name]})
-		if err != nil {
-			return explain("attach the program of hook "+name, err)
-		}
-		e.links = append(e.links, l)
+	// The tasks' own hooks first: no event before its task is known.
+	if err := e.attach(indispensable); err != nil {
+		return err
 	}
-	return nil
+	var others []string
+	for name := range e.collection.Programs {
+		if name != locksProgram && !slices.Contains(indispensable, name) {
+			others = append(others, name)
+		}
+	}
+	return e.attach(others)
+}
+
+// attach attaches programs at the same time: the kernel waits long for each.
+func (e *Engine) attach(names []string) error {
+	var mu sync.Mutex
+	var group errgroup.Group
+	for _, name := range names {
+		group.Go(func() error {
+			l, err := link.AttachLSM(link.LSMOptions{Program: e.collection.Programs[name]})
+			if err != nil {
+				return explain("attach the program of hook "+name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			e.links = append(e.links, l)
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 func pages(size int) int {
@@ -226,14 +244,15 @@ func (e *Engine) Skipped() (map[string]uint64, error) {
 
 // Close detaches the programs and lets go of the maps. Tasks are no longer modeled.
 func (e *Engine) Close() error {
-	var errs []error
+	var group errgroup.Group
 	for _, l := range e.links {
-		errs = append(errs, l.Close())
+		group.Go(l.Close)
 	}
+	err := group.Wait()
 	if e.memory != nil {
-		errs = append(errs, unix.Munmap(e.memory))
+		err = errors.Join(err, unix.Munmap(e.memory))
 	}
 	e.links, e.memory = nil, nil
 	e.collection.Close()
-	return errors.Join(errs...)
+	return err
 }

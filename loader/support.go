@@ -104,6 +104,11 @@ const (
 // boot line or the privileges of the caller have to change; the Support is then as
 // complete as it could be made.
 func Probe() (*Support, error) {
+	return probe(btf.NewCache())
+}
+
+// probe is Probe with a cache of the kernel's types, whose decoding is most of the work.
+func probe(cache *btf.Cache) (*Support, error) {
 	s := new(Support)
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -112,7 +117,7 @@ func Probe() (*Support, error) {
 	s.Kernel = unix.ByteSliceToString(name.Release[:])
 	s.LSMs = activeLSMs()
 
-	kernel, err := btf.LoadKernelSpec()
+	kernel, err := cache.Kernel()
 	if err != nil {
 		return s, &SupportError{ErrKernel, fmt.Sprintf("no BTF of kernel %s (%v)", s.Kernel, err),
 			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y"}
@@ -129,11 +134,11 @@ func Probe() (*Support, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := probeRuns(spec.Copy(), s.LSMs); err != nil {
+	if err := probeRuns(spec.Copy(), cache, s.LSMs); err != nil {
 		return s, err
 	}
 	s.decideTier(has)
-	if err := s.probeHooks(spec, has); err != nil {
+	if err := s.probeHooks(spec, cache, has); err != nil {
 		return s, err
 	}
 	return s, nil
@@ -150,12 +155,12 @@ func (s *Support) decideTier(has func(string) bool) {
 	}
 }
 
-func (s *Support) probeHooks(spec *ebpf.CollectionSpec, has func(string) bool) error {
+func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has func(string) bool) error {
 	for _, name := range hookNames(spec) {
 		program := spec.Programs[name]
 		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: isEvent(name)}
 		if h.Present {
-			sleepable, err := canSleep(name)
+			sleepable, err := canSleep(name, cache)
 			if err != nil {
 				return err
 			}
@@ -179,38 +184,39 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, has func(string) bool) e
 }
 
 // canSleep loads the smallest sleepable program for a hook.
-func canSleep(hook string) (bool, error) {
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+func canSleep(hook string, cache *btf.Cache) (bool, error) {
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{hook: {
 		Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: hook,
 		Flags: unix.BPF_F_SLEEPABLE, License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	var refused *ebpf.VerifierError
-	switch {
-	case err == nil:
-		return true, program.Close()
-	case errors.As(err, &refused), errors.Is(err, unix.EINVAL):
-		return false, nil
+	}}}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	if errors.Is(err, unix.EINVAL) {
+		return false, nil // kernel/bpf/verifier.c, check_attach_btf_id: "is not sleepable"
 	}
-	return false, fmt.Errorf("probe hook %s: %w", hook, err)
+	if err != nil {
+		return false, fmt.Errorf("probe hook %s: %w", hook, err)
+	}
+	collection.Close()
+	return true, nil
 }
 
 // probeRuns attaches a program and sees whether a system call makes it run.
-func probeRuns(spec *ebpf.CollectionSpec, lsms []string) error {
+func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error {
 	for name := range spec.Programs {
 		if name != probeProgram {
 			delete(spec.Programs, name)
 		}
 	}
 	for name := range spec.Maps {
-		if name != ".bss" {
+		if !strings.HasPrefix(name, ".") { // variables stay
 			delete(spec.Maps, name)
 		}
 	}
 	if err := spec.Variables["probe_tgid"].Set(uint32(os.Getpid())); err != nil {
 		return err
 	}
-	collection, err := ebpf.NewCollection(spec)
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return explain("load the probe program", err)
 	}

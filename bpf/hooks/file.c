@@ -20,16 +20,23 @@ int BPF_PROG(file_open, struct file *file)
 	return 0;
 }
 
+/*
+ * Without a file its argument is NULL, which kernels before 6.14 do not tell the
+ * verifier: it takes a test of the pointer for superfluous and removes it. The
+ * helper gives the same argument as a number, whose test stays.
+ */
 SEC("lsm.s/mmap_file")
 int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags)
 {
 	struct digest digest = {};
+	__u64 address = 0;
 	struct event e;
 
 	if (!modeled(&e))
 		return 0;
-	if (file) {
+	bpf_get_func_arg(ctx, 0, &address);
+	if (address && file) {
 		struct inode *inode = file->f_inode;
 
 		if (!S_ISREG(inode->i_mode) || is_pseudo_filesystem(inode->i_sb->s_magic))
@@ -40,7 +47,7 @@ int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long 
 	}
 	if (!event_begin(&e, EVENT(mmap_file)))
 		return 0;
-	if (file)
+	if (address && file)
 		cell_file(&e, file, &digest);
 	else
 		cell_absent(&e);

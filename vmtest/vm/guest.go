@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,6 +54,10 @@ func serve() (answer, error) {
 	}
 	if err := loopbackUp(); err != nil {
 		return a, fmt.Errorf("loopback: %w", err)
+	}
+	// What systemd gives to services; the kernel's own hard limit of 4096 is of another time.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1024, Max: 512 << 10}); err != nil {
+		return a, fmt.Errorf("limit of open files: %w", err)
 	}
 	return run(r)
 }
@@ -137,24 +142,43 @@ func mountAll(r request) error {
 			return err
 		}
 	}
-	// Below a folder that is hidden by a mount of the guest: show it again, with
-	// a layer of its own so that it can be written to.
-	for _, hidden := range []string{"/tmp/", "/run/", "/dev/shm/"} {
-		if !strings.HasPrefix(r.Repo+"/", hidden) {
-			continue
-		}
-		for _, dir := range []string{layer + "/repo", layer + "/repowork"} {
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				return err
-			}
-		}
-		again := mount{"repo", newRoot + r.Repo, "overlay", 0,
-			"lowerdir=" + lower + r.Repo + ",upperdir=" + layer + "/repo,workdir=" + layer + "/repowork", false}
-		if err := again.do("/"); err != nil {
+	for i, dir := range hidden(r.Show) {
+		if err := showAgain(dir, fmt.Sprintf("%s/show%d", layer, i)); err != nil {
 			return err
 		}
 	}
 	return switchRoot()
+}
+
+// hidden gives those of the folders that lie below a mount of the guest, without
+// the ones inside another of them.
+func hidden(dirs []string) []string {
+	var found []string
+	dirs = slices.Sorted(slices.Values(dirs)) // an outer folder comes before its inner ones
+	for _, dir := range dirs {
+		inside := func(outer string) bool { return strings.HasPrefix(dir+"/", outer+"/") && dir != outer }
+		if slices.ContainsFunc([]string{"/tmp", "/run", "/dev/shm"}, inside) &&
+			!slices.Contains(found, dir) && !slices.ContainsFunc(found, inside) {
+			found = append(found, dir)
+		}
+	}
+	return found
+}
+
+// showAgain mounts a folder of the host over itself, with a layer of its own so
+// that it can be written to.
+func showAgain(dir, layer string) error {
+	for _, d := range []string{layer + "/up", layer + "/work"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	// Mount options are separated by commas, so a path is not put among them.
+	if err := os.Symlink(lower+dir, layer+"/low"); err != nil {
+		return err
+	}
+	return mount{"show", newRoot + dir, "overlay", 0,
+		"lowerdir=" + layer + "/low,upperdir=" + layer + "/up,workdir=" + layer + "/work", false}.do("/")
 }
 
 // switchRoot makes newRoot the root of the mount namespace, as switch_root(8) does.
@@ -190,7 +214,7 @@ func loopbackUp() error {
 
 // openPort finds a virtio port by name. The device may appear a moment after its driver.
 func openPort(name string) (*os.File, error) {
-	for range 200 {
+	for range 3000 { // 30 s, for a machine with much else to do
 		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {
 			return nil, err
@@ -263,7 +287,9 @@ func run(r request) (answer, error) {
 		}
 	}
 	a.Stdout, a.Stderr = <-stdout.copied, <-stderr.copied
-	return a, nil
+	// Through the kernel's log, so that it comes after every warning there; a
+	// new kernel writes to the console when it finds the time.
+	return a, os.WriteFile("/dev/kmsg", []byte("<0>"+consoleEnd), 0)
 }
 
 // command runs the command and reaps whatever else ends meanwhile. Its error says

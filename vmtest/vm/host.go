@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -19,8 +20,9 @@ import (
 const help = `Usage: vmtest/run [OPTION]... [--] COMMAND [ARGUMENT]...
 
 Runs COMMAND as root in a virtual machine of a stock Debian kernel. It sees the
-files of this machine, this repository included, at their own paths and may
-write everywhere; what it writes is gone at the end. tsem-bpf (build/tsem-bpf of
+files of this machine at their own paths and may write everywhere; what it
+writes is gone at the end. /tmp and /run are empty but for this repository, the
+current folder and COMMAND's, if they lie there. tsem-bpf (build/tsem-bpf of
 this checkout) is in its PATH; bpffs, securityfs, tracefs and cgroup2 are
 mounted, loopback is up, modprobe works. Standard input is empty.
 
@@ -57,6 +59,8 @@ type options struct {
 	words   []string
 }
 
+var memorySize = regexp.MustCompile(`^[1-9][0-9]*[MG]$`)
+
 func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("vmtest/run", flag.ContinueOnError)
@@ -79,6 +83,8 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-c %d: at least 1 CPU", o.cpus)
 	case o.seconds < 1:
 		return o, fmt.Errorf("-t %d: at least 1 second", o.seconds)
+	case !memorySize.MatchString(o.memory):
+		return o, fmt.Errorf("-m %q: a size like 512M or 2G", o.memory)
 	case strings.ContainsAny(o.kernel, "/ ") || strings.HasPrefix(o.kernel, "."):
 		return o, fmt.Errorf("-k %q: one of vmtest/kernels.list", o.kernel)
 	}
@@ -94,7 +100,7 @@ func host(args []string) int {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "vmtest/run: %v\nvmtest/run --help tells more\n", err)
-		return 2
+		return statusUsage
 	}
 	// The program is in REPO/build.
 	self, err := os.Executable()
@@ -103,6 +109,9 @@ func host(args []string) int {
 	}
 	repo := filepath.Dir(filepath.Dir(self))
 	k, err := openKernel(o.kernel, filepath.Join(repo, "vmtest/kernels"))
+	if errors.Is(err, errNoKernel) {
+		return statusUsage // the script told which there are
+	}
 	if err != nil {
 		return failed(err, nil)
 	}
@@ -111,50 +120,63 @@ func host(args []string) int {
 		return failed(err, nil)
 	}
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(o.seconds)*time.Second)
-	defer cancel()
-	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	stopped := 0
+	return boot(o, k, r)
+}
+
+// boot runs the request in a machine and says with which status to exit.
+func boot(o options, k kernel, r request) int {
+	ctx, stop := context.WithCancelCause(context.Background())
+	defer stop(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	stopped := make(chan int, 1)
 	go func() {
-		s := <-interrupt
-		stopped = 128 + int(s.(syscall.Signal))
-		cancel()
+		s := <-signals
+		stopped <- 128 + int(s.(syscall.Signal))
+		stop(errStopped)
 	}()
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.seconds)*time.Second)
+	defer cancel()
 
 	m := machine{
-		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(k),
-		stdout: os.Stdout, stderr: os.Stderr, console: &console{},
+		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(ctx, k),
+		stdout: os.Stdout, stderr: os.Stderr, console: newConsole(nil),
 	}
 	if o.verbose {
 		m.console.to = os.Stderr
 	}
 	a, err := m.run(ctx, r)
-	switch {
-	case stopped != 0:
-		return stopped
-	case errors.Is(err, errTimeout):
+	if context.Cause(ctx) == errStopped {
+		return <-stopped
+	}
+	if errors.Is(err, errTimeout) {
 		failed(fmt.Errorf("no end after %d s (-t)", o.seconds), m.console)
-		return 124
-	case err != nil:
+		return statusTimeout
+	}
+	if err != nil {
 		return failed(err, m.console)
 	}
-	if found := m.console.warnings(); o.warn && len(found) > 0 && a.Status == 0 {
-		failed(fmt.Errorf("the kernel warned: %s", found[0]), m.console)
-		return 123
+	if found := m.console.warnings(); o.warn && found != "" && a.Status == 0 {
+		fmt.Fprintf(os.Stderr, "vmtest/run: the command succeeded, but the kernel warned:\n%s\n", found)
+		return statusWarned
 	}
 	return a.Status
 }
 
-// consoleLines are a screen of context, enough for the report of one crash.
-const consoleLines = 40
+// Exit statuses of ours, above those of most commands; help tells about them.
+const (
+	statusUsage   = 2
+	statusWarned  = 123
+	statusTimeout = 124
+	statusDied    = 125
+)
 
 func failed(err error, c *console) int {
 	fmt.Fprintln(os.Stderr, "vmtest/run:", err)
 	if c != nil {
-		fmt.Fprintf(os.Stderr, "the console's end:\n%s\n", c.last(consoleLines))
+		fmt.Fprintf(os.Stderr, "the console's end:\n%s\n", c.last())
 	}
-	return 125
+	return statusDied
 }
 
 func newRequest(words []string, repo string, k kernel) (request, error) {
@@ -162,7 +184,10 @@ func newRequest(words []string, repo string, k kernel) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	r := request{Dir: dir, Repo: repo, Kernel: k.dir}
+	r := request{Dir: dir, Show: []string{repo, dir}, Kernel: k.dir}
+	if filepath.IsAbs(words[0]) {
+		r.Show = append(r.Show, filepath.Dir(words[0]))
+	}
 	for _, w := range words {
 		r.Words = append(r.Words, []byte(w))
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,11 +24,18 @@ type kernel struct {
 // What the guest needs before it has a root file system; the rest comes by modprobe.
 var needed = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"}
 
+// errNoKernel: there is no kernel of that name.
+var errNoKernel = errors.New("no such kernel")
+
 // openKernel fetches the kernel if it is not there yet.
 func openKernel(name, script string) (kernel, error) {
 	fetch := exec.Command(script, name)
 	fetch.Stderr = os.Stderr
-	if err := fetch.Run(); err != nil {
+	err := fetch.Run()
+	if fetch.ProcessState != nil && fetch.ProcessState.ExitCode() == statusUsage {
+		return kernel{}, errNoKernel
+	}
+	if err != nil {
 		return kernel{}, fmt.Errorf("kernel %q cannot be had: %w", name, err)
 	}
 	dir := filepath.Join(cacheDir(), "kernels", name)

@@ -8,7 +8,7 @@ type request struct {
 	Words   [][]byte
 	Env     [][]byte
 	Dir     string
-	Repo    string   // bound to its own path, also below /tmp
+	Show    []string // folders to have at their own paths, also below /tmp
 	Kernel  string   // folder with lib/modules/VERSION
 	Modules []string // in the initramfs, in the order to load them
 }
@@ -33,3 +33,6 @@ const (
 	requestFile = "/request"
 	moduleDir   = "/modules"
 )
+
+// consoleEnd is the last line on the console of a machine that answers.
+const consoleEnd = "vmtest: end of the command"

@@ -42,7 +42,7 @@ vm-test-%: vm-setup build
 	@mkdir -p build/tmp
 	@echo "== kernel $*"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -count=1 -timeout 0 -tags vmtest \
-		-exec "$(CURDIR)/vmtest/run -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
 
 .PHONY: generate
 generate: clang-setup ## Compile the kernel half and generate what follows from it.

@@ -64,7 +64,12 @@ static __noinline int cell_dentry(struct event *e, struct dentry *dentry, struct
 	struct created created = {};
 	struct creator *c;
 
-	if (!inode) {
+	/*
+	 * A name that does not exist yet has no inode. Kernels before 6.18 take
+	 * d_inode for never NULL and remove a test of it; reading it as a number
+	 * makes one that stays.
+	 */
+	if (!inode || !BPF_CORE_READ(dentry, d_inode)) {
 		cell_absent(e);
 	} else {
 		cell_inode(e, inode);

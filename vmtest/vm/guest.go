@@ -100,8 +100,10 @@ const (
 	newRoot = "/root"
 )
 
+// nodev: what is in there is neither a device nor a program.
+const nodev = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
 func mountAll(r request) error {
-	const nodev = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	for _, m := range []mount{
 		{"devtmpfs", "/dev", "devtmpfs", 0, "", false},
 		{"sysfs", "/sys", "sysfs", nodev, "", false},
@@ -121,7 +123,12 @@ func mountAll(r request) error {
 	if err != nil {
 		return err
 	}
-	modules := "/lib/modules/" + strings.TrimSpace(string(version))
+	return mountRoot(r, "/lib/modules/"+strings.TrimSpace(string(version)))
+}
+
+// mountRoot makes newRoot: the host's files with a layer in memory over them, and
+// what a system has mounted that does not need a service manager for it.
+func mountRoot(r request, modules string) error {
 	for _, m := range []mount{
 		{"root", newRoot, "overlay", 0, "lowerdir=" + lower + ",upperdir=" + layer + "/up,workdir=" + layer + "/work", false},
 		{"proc", newRoot + "/proc", "proc", nodev, "", false},
@@ -139,6 +146,12 @@ func mountAll(r request) error {
 		{lower + r.Kernel + modules, newRoot + modules, "", unix.MS_BIND, "", false},
 	} {
 		if err := m.do("/"); err != nil {
+			return err
+		}
+	}
+	// The kernel does not make these; elsewhere udev does.
+	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
+		if err := os.Symlink("/proc/self/fd"+target, newRoot+"/dev/"+name); err != nil {
 			return err
 		}
 	}
@@ -311,10 +324,10 @@ func command(r request, stdout, stderr *os.File) (int, error) {
 	}
 	program, err := exec.LookPath(words[0])
 	if err != nil {
-		if errors.Is(err, os.ErrPermission) {
-			return 126, err
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+			return 127, err
 		}
-		return 127, err
+		return 126, err
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {

@@ -35,4 +35,5 @@ const (
 )
 
 // consoleEnd is the last line on the console of a machine that answers.
-const consoleEnd = "vmtest: end of the command"
+// Without the end of line an old kernel keeps it back: more could follow.
+const consoleEnd = "vmtest: end of the command\n"

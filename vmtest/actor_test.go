@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// facts are what an actor knows about itself and what it did.
+type facts struct {
+	PID, PPID     int
+	Comm          string
+	CapEff        string
+	Before, After uint64 // CLOCK_BOOTTIME, ns
+	Values        map[string]string
+}
+
+// An act is one occurrence of an event. prepare comes before the first mark, what it
+// returns between the marks.
+type act func(dir string, know func(name, format string, args ...any)) (do func())
+
+// actor is the whole life of an actor process.
+func actor(name string) {
+	runtime.LockOSThread()
+	signal.Ignore(syscall.SIGUSR1)
+	f := facts{PID: unix.Gettid(), PPID: os.Getppid(), Values: make(map[string]string)}
+	comm, err := os.ReadFile("/proc/thread-self/comm")
+	must(err)
+	f.Comm = strings.TrimSpace(string(comm))
+	status, err := os.ReadFile("/proc/thread-self/status")
+	must(err)
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			f.CapEff = strings.TrimLeft(strings.TrimSpace(value), "0")
+		}
+	}
+	do := acts[name](filepath.Join(work, name), func(name, format string, args ...any) {
+		f.Values[name] = fmt.Sprintf(format, args...)
+	})
+	// The thread that the facts are about, and not the process.
+	mark := func() { must(unix.Tgkill(os.Getpid(), f.PID, markSignal)) }
+	f.Before = bootTime()
+	mark()
+	do()
+	mark()
+	f.After = bootTime()
+	must(json.NewEncoder(os.Stdout).Encode(f))
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "actor:", err)
+		os.Exit(1)
+	}
+}
+
+func open(path string, flags int, mode uint32) int {
+	fd, err := unix.Open(path, flags, mode)
+	must(err)
+	return fd
+}
+
+func socket(family, kind, protocol int) int {
+	fd, err := unix.Socket(family, kind, protocol)
+	must(err)
+	return fd
+}
+
+// knowFlags tells f_flags of an open file, as fcntl has them.
+func knowFlags(fd int, know func(string, string, ...any)) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	must(err)
+	know("flags", "%d", flags)
+}
+
+var (
+	loopback4 = &unix.SockaddrInet4{Port: 4660, Addr: [4]byte{127, 0, 0, 1}}
+	loopback6 = &unix.SockaddrInet6{Port: 4660, Addr: [16]byte{15: 1}}
+)
+
+// plain is a file that the test put into the actor's folder.
+func plain(dir string) string { return dir + "/plain" }
+
+var acts = map[string]act{
+	"nothing": func(string, func(string, string, ...any)) func() { return func() {} },
+	"file_open": func(dir string, know func(string, string, ...any)) func() {
+		return func() { knowFlags(open(plain(dir), unix.O_RDONLY, 0), know) }
+	},
+	"file_open_special": func(dir string, know func(string, string, ...any)) func() {
+		// Directories, devices and pipes are no file_open events.
+		return func() {
+			open(dir, unix.O_RDONLY, 0)
+			open("/dev/null", unix.O_RDWR, 0)
+		}
+	},
+	"mmap_file": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() {
+			_, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE)
+			must(err)
+			_, err = unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
+			must(err)
+			_, err = unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+			must(err)
+		}
+	},
+	"file_ioctl": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() {
+			_, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
+			must(err)
+		}
+	},
+	"file_ioctl_pipe": func(dir string, know func(string, string, ...any)) func() {
+		var p [2]int
+		must(unix.Pipe(p[:]))
+		var stat unix.Stat_t
+		must(unix.Fstat(p[0], &stat))
+		know("mode", "0%o", stat.Mode)
+		return func() {
+			_, err := unix.IoctlGetInt(p[0], unix.TIOCINQ)
+			must(err)
+		}
+	},
+	"inode_create": func(dir string, know func(string, string, ...any)) func() {
+		unix.Umask(0o022)
+		return func() {
+			for _, name := range []string{"/one", "/two"} {
+				fd := open(dir+name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o646)
+				_, err := unix.Write(fd, []byte("content that is never digested"))
+				must(err)
+				must(unix.Close(fd))
+			}
+			knowFlags(open(dir+"/two", unix.O_RDONLY, 0), know)
+			must(unix.Unlink(dir + "/two"))
+		}
+	},
+	"inode_unlink": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Unlink(plain(dir))) }
+	},
+	"inode_rename": func(dir string, know func(string, string, ...any)) func() {
+		must(unix.Mkdir(dir+"/sub", 0o750))
+		return func() { must(unix.Rename(plain(dir), dir+"/sub/renamed")) }
+	},
+	"inode_getattr": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			var stat unix.Stat_t
+			must(unix.Stat(plain(dir), &stat))
+		}
+	},
+	"inode_setxattr": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Setxattr(plain(dir), "user.test", []byte{0, 1, 2, 0xff}, unix.XATTR_CREATE)) }
+	},
+	"socket_create": func(dir string, know func(string, string, ...any)) func() {
+		return func() { socket(unix.AF_INET, unix.SOCK_DGRAM, 0) }
+	},
+	"socket_connect": func(dir string, know func(string, string, ...any)) func() {
+		four, six := socket(unix.AF_INET, unix.SOCK_DGRAM, 0), socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+		return func() {
+			must(unix.Connect(four, loopback4))
+			must(unix.Connect(six, loopback6))
+		}
+	},
+	"socket_bind": func(dir string, know func(string, string, ...any)) func() {
+		four, local := socket(unix.AF_INET, unix.SOCK_DGRAM, 0), socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		return func() {
+			must(unix.Bind(four, loopback4))
+			must(unix.Bind(local, &unix.SockaddrUnix{Name: "@abstract"}))
+		}
+	},
+	"socket_sendmsg": func(dir string, know func(string, string, ...any)) func() {
+		four := socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		return func() {
+			must(unix.Sendto(four, []byte("x"), 0, loopback4))
+			must(unix.Connect(four, &unix.SockaddrInet4{Port: 4661, Addr: [4]byte{127, 0, 0, 1}}))
+			must(unix.Send(four, []byte("x"), 0))
+		}
+	},
+	"unix_stream_connect": func(dir string, know func(string, string, ...any)) func() {
+		listener, client := socket(unix.AF_UNIX, unix.SOCK_STREAM, 0), socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		address := &unix.SockaddrUnix{Name: dir + "/socket"}
+		must(unix.Bind(listener, address))
+		must(unix.Listen(listener, 1))
+		return func() { must(unix.Connect(client, address)) }
+	},
+	"task_kill": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			must(unix.Kill(os.Getpid(), unix.SIGUSR1))
+			must(unix.Kill(os.Getpid(), unix.SIGURG))
+			must(unix.Kill(os.Getppid(), 0))
+		}
+	},
+	"capable": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Chroot("/")) }
+	},
+	"ptrace_access_check": func(dir string, know func(string, string, ...any)) func() {
+		link := fmt.Sprintf("/proc/%d/exe", os.Getppid())
+		buffer := make([]byte, 256)
+		return func() {
+			_, err := unix.Readlink(link, buffer)
+			must(err)
+		}
+	},
+	"sb_mount": func(dir string, know func(string, string, ...any)) func() {
+		must(unix.Unshare(unix.CLONE_NEWNS))
+		must(unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		must(unix.Mkdir(dir+"/here", 0o755))
+		return func() {
+			must(unix.Mount("a source", dir+"/here", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m"))
+		}
+	},
+	"shm_shmat": func(dir string, know func(string, string, ...any)) func() {
+		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, 0o640|unix.IPC_CREAT)
+		must(err)
+		return func() {
+			_, err := unix.SysvShmAttach(id, 0, unix.SHM_RDONLY)
+			must(err)
+			_, err = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+			must(err)
+		}
+	},
+	"key_alloc": func(dir string, know func(string, string, ...any)) func() {
+		_, err := unix.AddKey("user", "first", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
+		must(err)
+		return func() {
+			_, err := unix.AddKey("user", "second", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
+			must(err)
+		}
+	},
+	"netlink_send": func(dir string, know func(string, string, ...any)) func() {
+		s := socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+		must(unix.Bind(s, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+		name, err := unix.Getsockname(s)
+		must(err)
+		know("portid", "%d", name.(*unix.SockaddrNetlink).Pid)
+		// struct nlmsghdr of RTM_GETLINK with NLM_F_REQUEST, and struct ifinfomsg.
+		message := make([]byte, 32)
+		message[0], message[4], message[6] = 32, unix.RTM_GETLINK, unix.NLM_F_REQUEST
+		message[20] = 1 // the interface
+		return func() {
+			_, err := unix.Write(s, message)
+			must(err)
+		}
+	},
+	"bpf_map": func(dir string, know func(string, string, ...any)) func() {
+		// union bpf_attr of BPF_MAP_CREATE: an array of one value of 8 bytes.
+		attr := [16]uint32{2, 4, 8, 1}
+		return func() {
+			_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+			if errno != 0 {
+				must(errno)
+			}
+		}
+	},
+	"kernel_read_file": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() {
+			// Read, found to be no module, refused.
+			if err := unix.FinitModule(fd, "", 0); err != unix.ENOEXEC {
+				must(fmt.Errorf("finit_module of a text: %v", err))
+			}
+		}
+	},
+	"paths": actPaths,
+	"opens": actOpens,
+}

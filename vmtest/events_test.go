@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+const content = "what the file says\n"
+
+var (
+	emptyDigest = hex.EncodeToString(sha256.New().Sum(nil))
+	zeroDigest  = strings.Repeat("0", 64)
+)
+
+// An expectation says which events an actor has to raise: type and object, in turn.
+type expectation struct {
+	actor string
+	want  func(x *expected) []object
+}
+
+// expected is what the expectations are made of: the actor's folder as it was before
+// the act, and what the actor said.
+type expected struct {
+	t     *testing.T
+	dir   string
+	facts facts
+	task  string // TASK_ID of the actor
+
+	plain, folder, root object // inodes before the act
+}
+
+func (x *expected) fact(name string) string {
+	value, ok := x.facts.Values[name]
+	if !ok {
+		x.t.Fatalf("the actor did not tell its %s", name)
+	}
+	return value
+}
+
+// inode describes an inode by stat and by what makeWork decided.
+func inode(t *testing.T, path string) object {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return object{
+		"uid": strconv.Itoa(int(stat.Uid)), "gid": strconv.Itoa(int(stat.Gid)),
+		"mode": fmt.Sprintf("0%o", stat.Mode), "s_magic": fmt.Sprintf("%#x", ext4Magic),
+		"s_id": workDevice(t), "s_uuid": workUUID,
+	}
+}
+
+// workDevice is the name of the loop device, which is the id of the superblock.
+func workDevice(t *testing.T) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); fields[1] == work {
+			return filepath.Base(fields[0])
+		}
+	}
+	t.Fatal("the work filesystem is not mounted")
+	return ""
+}
+
+func workDev(t *testing.T) object {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Stat(work, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return object{"major": fmt.Sprint(unix.Major(stat.Dev)), "minor": fmt.Sprint(unix.Minor(stat.Dev))}
+}
+
+// Path of a file, from the root of the mount namespace.
+func (x *expected) path(name string) object {
+	return object{"dev": workDev(x.t), "type": "root", "pathname": x.dir + name}
+}
+
+// Path of a directory entry, from the root of its filesystem.
+func (x *expected) entry(name string) object {
+	return object{"dev": workDev(x.t), "pathname": strings.TrimPrefix(x.dir, work) + name}
+}
+
+func (x *expected) created(path object, instance int) object {
+	path["owner"], path["instance"] = x.task, strconv.Itoa(instance)
+	return path
+}
+
+func (x *expected) plainFile() object {
+	sum := sha256.Sum256([]byte(content))
+	return object{"flags": x.fact("flags"), "inode": x.plain, "path": x.path("/plain"), "digest": hex.EncodeToString(sum[:])}
+}
+
+func (x *expected) sock(family, kind, protocol int) object {
+	return object{"family": strconv.Itoa(family), "type": strconv.Itoa(kind), "protocol": strconv.Itoa(protocol), "owner": x.task}
+}
+
+func inet(port uint16, address string) object {
+	// As a little-endian host reads the bytes of the network.
+	return object{"af_inet": object{"port": strconv.Itoa(int(port>>8 | port<<8)), "address": address}}
+}
+
+const localhost = "16777343" // 127.0.0.1, 0x0100007f
+
+var expectations = []expectation{
+	{"nothing", func(x *expected) []object { return nil }},
+	{"file_open", func(x *expected) []object {
+		return []object{{"file_open": object{"file": x.plainFile()}}}
+	}},
+	{"file_open_special", func(x *expected) []object { return nil }},
+	{"mmap_file", func(x *expected) []object {
+		return []object{
+			{"mmap_file": object{"file": x.plainFile(), "prot": "1", "flags": "2"}},
+			{"mmap_file": object{"prot": "5", "flags": "34"}},
+		}
+	}},
+	{"file_ioctl", func(x *expected) []object {
+		return []object{{"file_ioctl": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.FS_IOC_GETFLAGS)}}}
+	}},
+	{"file_ioctl_pipe", func(x *expected) []object {
+		return []object{{"file_ioctl": object{"cmd": fmt.Sprint(unix.TIOCINQ), "file": object{
+			"flags": "0", "digest": emptyDigest, "path": object{"type": "root", "pathname": "pipe:/"},
+			"inode": object{"uid": "0", "gid": "0", "mode": x.fact("mode"), "s_magic": "0x50495045", "s_id": "pipefs", "s_uuid": strings.Repeat("0", 32)},
+		}}}}
+	}},
+	{"inode_create", func(x *expected) []object {
+		file := maps(x.plain, object{"mode": "0100644"})
+		var events []object
+		for i, name := range []string{"/one", "/two"} {
+			events = append(events,
+				object{"inode_create": object{"dir": x.folder, "mode": "0100644", "dentry": object{"path": x.created(x.entry(name), i+1)}}},
+				object{"file_open": object{"file": object{
+					"flags": fmt.Sprint(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | 0x8000), "inode": file, "path": x.created(x.path(name), i+1), "digest": emptyDigest,
+				}}})
+		}
+		return append(events,
+			object{"file_open": object{"file": object{
+				"flags": x.fact("flags"), "inode": file, "path": x.created(x.path("/two"), 2), "digest": emptyDigest,
+			}}},
+			object{"inode_unlink": object{"dir": x.folder, "dentry": object{"inode": file, "path": x.created(x.entry("/two"), 2)}}})
+	}},
+	{"inode_unlink", func(x *expected) []object {
+		return []object{{"inode_unlink": object{"dir": x.folder, "dentry": object{"inode": x.plain, "path": x.entry("/plain")}}}}
+	}},
+	{"inode_rename", func(x *expected) []object {
+		return []object{{"inode_rename": object{
+			"old_dir": x.folder, "old_dentry": object{"inode": x.plain, "path": x.entry("/plain")},
+			"new_dir": maps(x.folder, object{"mode": "040750"}), "new_dentry": object{"path": x.entry("/sub/renamed")},
+		}}}
+	}},
+	{"inode_getattr", func(x *expected) []object {
+		return []object{{"inode_getattr": object{"path": object{"inode": x.plain, "path": x.path("/plain")}}}}
+	}},
+	{"inode_setxattr", func(x *expected) []object {
+		return []object{{"inode_setxattr": object{
+			"dentry": object{"inode": x.plain, "path": x.entry("/plain")}, "name": "user.test",
+			"value": base64.StdEncoding.EncodeToString([]byte{0, 1, 2, 0xff}), "flags": "1",
+		}}}
+	}},
+	{"socket_create", func(x *expected) []object {
+		return []object{{"socket_create": object{"family": "2", "type": "2", "protocol": "0", "kern": "0"}}}
+	}},
+	{"socket_connect", func(x *expected) []object {
+		return []object{
+			{"socket_connect": object{"sock": x.sock(2, 2, 17), "addr": inet(4660, localhost)}},
+			{"socket_connect": object{"sock": x.sock(10, 2, 17), "addr": object{"af_inet6": object{
+				"port": "13330", "flow": "0", "scope": "0", "address": strings.Repeat("0", 31) + "1"}}}},
+		}
+	}},
+	{"socket_bind", func(x *expected) []object {
+		return []object{
+			{"socket_bind": object{"sock": x.sock(2, 2, 17), "addr": inet(4660, localhost)}},
+			{"socket_bind": object{"sock": x.sock(1, 1, 0), "addr": object{"af_unix": object{"address": ""}}}},
+		}
+	}},
+	{"socket_sendmsg", func(x *expected) []object {
+		return []object{
+			{"socket_sendmsg": object{"sock": x.sock(2, 2, 17), "addr": inet(4660, localhost)}},
+			{"socket_connect": object{"sock": x.sock(2, 2, 17), "addr": inet(4661, localhost)}},
+			{"socket_sendmsg": object{"sock": x.sock(2, 2, 17)}},
+		}
+	}},
+	{"unix_stream_connect", func(x *expected) []object {
+		return []object{
+			{"socket_connect": object{"sock": x.sock(1, 1, 0), "addr": object{"af_unix": object{"address": x.dir + "/socket"}}}},
+			{"unix_stream_connect": object{"sock": x.sock(1, 1, 0), "other": x.sock(1, 1, 0)}},
+		}
+	}},
+	{"task_kill", func(x *expected) []object {
+		return []object{
+			{"task_kill": object{"target": x.task, "sig": "10", "cross_ns": "0"}},
+			{"task_kill": object{"target": zeroDigest, "sig": "0", "cross_ns": "1"}},
+		}
+	}},
+	{"ptrace_access_check", func(x *expected) []object {
+		// PTRACE_MODE_READ and PTRACE_MODE_FSCREDS (include/linux/ptrace.h).
+		return []object{{"ptrace_access_check": object{"child": zeroDigest, "mode": "9"}}}
+	}},
+	{"sb_mount", func(x *expected) []object {
+		path := x.path("/here")
+		path["type"] = "namespace" // the actor has one of its own
+		return []object{{"sb_mount": object{"dev_name": "a source", "path": path, "type": "tmpfs", "flags": fmt.Sprint(unix.MS_NOSUID | unix.MS_NODEV)}}}
+	}},
+	{"shm_shmat", func(x *expected) []object {
+		return []object{{"shm_shmat": object{"shmflg": fmt.Sprint(unix.SHM_RDONLY), "perm": object{
+			"uid": "0", "gid": "0", "cuid": "0", "cgid": "0", "mode": "0640", "owner": x.task}}}}
+	}},
+	{"key_alloc", func(x *expected) []object {
+		return []object{{"key_alloc": object{"flags": "0", "cred": maps(x.coe(), object{"securebits": "0"})}}}
+	}},
+	{"netlink_send", func(x *expected) []object {
+		return []object{
+			{"socket_sendmsg": object{"sock": x.sock(16, 3, 0)}},
+			{"netlink_send": object{"sock": x.sock(16, 3, 0), "uid": "0", "gid": "0", "portid": x.fact("portid"),
+				"dst_group": "0", "flags": "0", "nsid_set": "0", "nsid": "0"}},
+		}
+	}},
+	{"bpf_map", func(x *expected) []object {
+		// FMODE_READ and FMODE_WRITE of an array.
+		return []object{{"bpf_map": object{"map": object{"map_type": "2"}, "fmode": "3"}}}
+	}},
+	{"kernel_read_file", func(x *expected) []object {
+		// READING_MODULE; the whole file is read.
+		return []object{{"kernel_read_file": object{"file": x.plainFile(), "id": "2", "contents": "1"}}}
+	}},
+}
+
+// maps returns a copy of an object with other members.
+func maps(o object, other object) object {
+	copied := make(object)
+	for _, from := range []object{o, other} {
+		for k, v := range from {
+			copied[k] = v
+		}
+	}
+	return copied
+}
+
+func (x *expected) coe() object {
+	c := object{"capeff": "0x" + x.facts.CapEff}
+	for _, id := range []string{"uid", "euid", "suid", "gid", "egid", "sgid", "fsuid", "fsgid"} {
+		c[id] = "0"
+	}
+	return c
+}
+
+// folder makes the actor's folder with a plain file in it.
+func folder(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(work, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/plain", []byte(content), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestEvents makes one occurrence of each event and compares every field with what
+// the actor knows, or what can be found out in another way.
+func TestEvents(t *testing.T) {
+	task := actorTaskID(t)
+	seen := make(map[string]bool)
+	for _, e := range expectations {
+		t.Run(e.actor, func(t *testing.T) {
+			x := &expected{t: t, dir: folder(t, e.actor), task: task}
+			x.plain, x.folder = inode(t, x.dir+"/plain"), inode(t, x.dir)
+			o := observe(t, e.actor, namespace.Config{})
+			x.facts = o.facts
+			var got []object
+			for _, r := range o.events {
+				got = append(got, object{at(r, "event.type").(string): r[at(r, "event.type").(string)]})
+				x.header(r)
+				seen[at(r, "event.type").(string)] = true
+			}
+			if diff := cmp.Diff(e.want(x), got); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+	seen["capable"] = true // TestCapable
+	for _, h := range event.Hooks() {
+		if !seen[h.String()] {
+			t.Errorf("no actor raised %s", h)
+		}
+	}
+}
+
+// header checks what all records have in common.
+func (x *expected) header(r object) {
+	x.t.Helper()
+	kind, hook := at(r, "export.type"), at(r, "event.type").(string)
+	atomic := slices.Contains([]string{"task_kill", "unix_stream_connect", "shm_shmat", "key_alloc", "ptrace_access_check", "capable"}, hook)
+	if want := map[bool]string{false: "event", true: "async_event"}[atomic]; kind != want {
+		x.t.Errorf("%s: kind %v, want %s", hook, kind, want)
+	}
+	ts, err := strconv.ParseUint(at(r, "event.ts").(string), 10, 64)
+	if err != nil || ts < x.facts.Before || ts > x.facts.After {
+		x.t.Errorf("%s: ts %v is not in %d to %d", hook, at(r, "event.ts"), x.facts.Before, x.facts.After)
+	}
+	for member, want := range map[string]string{
+		"pid": strconv.Itoa(x.facts.PID), "process": x.facts.Comm, "task_id": x.task, "p_task_id": zeroDigest,
+	} {
+		if got := at(r, "event."+member); got != want {
+			x.t.Errorf("%s: %s is %v, want %s", hook, member, got, want)
+		}
+	}
+	if diff := cmp.Diff(x.coe(), r["COE"]); diff != "" {
+		x.t.Errorf("%s: COE (-want +got):\n%s", hook, diff)
+	}
+}
+
+// actorTaskID computes the TASK_ID of every actor, from the file and credentials.
+func actorTaskID(t *testing.T) string {
+	t.Helper()
+	o := observe(t, "nothing", namespace.Config{})
+	program := work + "/actor"
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(data)
+	capEff, err := strconv.ParseUint(o.facts.CapEff, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(program, &stat); err != nil {
+		t.Fatal(err)
+	}
+	file := namespace.File{
+		Flags:  0x8020, // O_LARGEFILE and the kernel's __FMODE_EXEC
+		Digest: sum[:],
+		Inode:  namespace.Inode{UID: stat.Uid, GID: stat.Gid, Mode: stat.Mode, SMagic: ext4Magic},
+		Path:   namespace.Path{Name: program, HasDevice: true, Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev)},
+	}
+	copy(file.Inode.SID[:], workDevice(t))
+	if _, err := hex.Decode(file.Inode.UUID[:], []byte(workUUID)); err != nil {
+		t.Fatal(err)
+	}
+	id, err := namespace.TaskID(crypto.SHA256, nil, &namespace.Exec{Creds: namespace.Creds{CapEff: capEff}, File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(id)
+}
+
+// TestCapable: one call that asks for one capability.
+func TestCapable(t *testing.T) {
+	o := observe(t, "capable", namespace.Config{})
+	var got []any
+	marks := 0
+	for _, r := range o.all {
+		if at(r, "task_kill.sig") == "0" {
+			marks++
+		}
+		if marks == 1 && at(r, "event.type") == "capable" {
+			got = append(got, r["capable"])
+		}
+	}
+	want := []any{object{"cap": fmt.Sprint(unix.CAP_SYS_CHROOT), "opts": "0"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("capable events (-want +got):\n%s", diff)
+	}
+}

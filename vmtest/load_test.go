@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+const crypto512 = crypto.SHA512
+
+const (
+	openers      = 8
+	opensOfEach  = 2500
+	kprobeEvents = "/sys/kernel/tracing/kprobe_events"
+	kprobe       = "/sys/kernel/tracing/events/tsem/opens"
+)
+
+// actOpens starts the openers, or is one.
+func actOpens(dir string, know func(string, string, ...any)) func() {
+	if len(os.Args) > 1 {
+		return func() {
+			for range opensOfEach {
+				must(unix.Close(open(plain(work+"/opens"), unix.O_RDONLY, 0)))
+			}
+		}
+	}
+	return func() {
+		var started []*exec.Cmd
+		for range openers {
+			cmd := exec.Command("/proc/self/exe", "one")
+			// Its own descriptors: os/exec would open /dev/null.
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr
+			must(cmd.Start())
+			started = append(started, cmd)
+		}
+		for _, cmd := range started {
+			must(cmd.Wait())
+		}
+	}
+}
+
+// TestCompleteness compares with a counter that is not ours: a kprobe on
+// security_file_open with a histogram by thread.
+func TestCompleteness(t *testing.T) {
+	folder(t, "opens")
+	write := func(path, text string) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		if err == nil {
+			_, err = f.WriteString(text + "\n")
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(kprobeEvents, "p:tsem/opens security_file_open")
+	defer write(kprobeEvents, "-:tsem/opens")
+	// As many entries as there may be threads while it counts.
+	write(kprobe+"/trigger", "hist:keys=common_pid:size=4096")
+	cmd := actorCommand("opens")
+	cmd.Stderr = os.Stderr
+	o := runIn(t, namespace.Config{}, cmd)
+	if o.exit != nil {
+		t.Fatal(o.exit)
+	}
+	hist, err := os.ReadFile(kprobe + "/hist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(kprobe+"/trigger", "!hist:keys=common_pid:size=4096")
+
+	ours := make(map[string]int)
+	opens := make(map[string]int)
+	for _, r := range o.all {
+		if at(r, "event.type") == "file_open" {
+			pid := at(r, "event.pid").(string)
+			ours[pid]++
+			if at(r, "file_open.file.path.pathname") == work+"/opens/plain" {
+				opens[pid]++
+			}
+		}
+	}
+	if len(opens) != openers {
+		t.Fatalf("%d threads opened the file, want %d", len(opens), openers)
+	}
+	theirs := make(map[string]int)
+	for _, m := range regexp.MustCompile(`common_pid: +(\d+) *} hitcount: +(\d+)`).FindAllStringSubmatch(string(hist), -1) {
+		theirs[m[1]], _ = strconv.Atoi(m[2])
+	}
+	total := 0
+	for pid, count := range opens {
+		if count != opensOfEach {
+			t.Errorf("thread %s: %d opens of the file, want %d", pid, count, opensOfEach)
+		}
+		// All that an opener opens is regular, so no bypass rule applies.
+		if ours[pid] != theirs[pid] {
+			t.Errorf("thread %s: %d records, the kprobe counted %d", pid, ours[pid], theirs[pid])
+		}
+		total += ours[pid]
+	}
+	t.Logf("%d opens by %d processes, each with a record; %v", total, len(opens), o.totals)
+}
+
+// TestFullMagazine: with nobody reading, what does not fit is refused and counted, and
+// what fits is numbered without a gap.
+func TestFullMagazine(t *testing.T) {
+	folder(t, "opens")
+	n, err := namespace.New(engine, namespace.Config{Wait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	cmd := actorCommand("opens")
+	cmd.Stderr = os.Stderr
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	n.Shut()
+	var out bytes.Buffer
+	if err := n.Export(context.Background(), event.Current, &out); err != nil {
+		t.Fatal(err)
+	}
+	o := observation{totals: n.Totals()}
+	o.decode(t, out.String())
+	if err := o.totals.Err(); err != nil {
+		t.Error(err)
+	}
+	refused := o.totals.Refused[0]
+	if refused.Name != "magazine_full" || refused.Count == 0 || o.totals.Raised < openers*opensOfEach {
+		t.Errorf("nothing was refused: %v", o.totals)
+	}
+	t.Log(o.totals)
+}
+
+// bpfObjects counts what bpftool sees.
+func bpfObjects(t *testing.T, kind string) int {
+	t.Helper()
+	out, err := exec.Command("bpftool", "-j", kind, "show").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []object
+	if err := json.Unmarshal(out, &all); err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// entries counts what stands in a hash of the kernel half.
+func entries(t *testing.T, m *ebpf.Map) int {
+	t.Helper()
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	count, all := 0, m.Iterate()
+	for all.Next(&key, &value) {
+		count++
+	}
+	if err := all.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return count
+}
+
+// eventually waits for what the kernel gives back after a grace period.
+func eventually(t *testing.T, what string, want int, get func() int) {
+	t.Helper()
+	var got int
+	for range 200 {
+		if got = get(); got == want {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("%s: %d, before it was %d", what, got, want)
+}
+
+// TestNothingLeaks: 1,000 namespaces, and 2,000 forks in one.
+func TestNothingLeaks(t *testing.T) {
+	maps := bpfObjects(t, "map")
+	count := descriptors(t)
+	for range 1000 {
+		n, err := namespace.New(engine, namespace.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	eventually(t, "descriptors", count, func() int { return descriptors(t) })
+
+	n, err := namespace.New(engine, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := make(chan error, 1)
+	go func() { exported <- n.Export(context.Background(), event.Current, &bytes.Buffer{}) }()
+	cmd := exec.Command("sh", "-c", `i=0; while [ $i -lt 2000 ]; do (: >`+work+`/forked); i=$((i+1)); done; rm `+work+`/forked`)
+	cmd.Stderr = os.Stderr
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// Task storage goes with the task, after a grace period.
+	eventually(t, "tasks", 0, func() int { return int(n.Tasks()) })
+	n.Shut()
+	if err := <-exported; err != nil {
+		t.Fatal(err)
+	}
+	if totals := n.Totals(); !totals.Complete() {
+		t.Error(totals)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"births", "creators", "ipc_objects"} {
+		eventually(t, "entries of "+name, 0, func() int { return entries(t, engine.Map(name)) })
+	}
+	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	eventually(t, "descriptors", count, func() int { return descriptors(t) })
+}
+
+// TestUnmodeledCost compares a task that is not modeled with all programs attached
+// and with none, in turn, and prints the ratios of the medians.
+func TestUnmodeledCost(t *testing.T) {
+	dir := folder(t, "cost")
+	work := map[string]func(){
+		"open+close": func() { must(unix.Close(open(plain(dir), unix.O_RDONLY, 0))) },
+		"getppid":    func() { unix.Getppid() },
+	}
+	// took returns ns for each call.
+	took := func(do func()) float64 {
+		const calls = 20000
+		begin := time.Now()
+		for range calls {
+			do()
+		}
+		return float64(time.Since(begin).Nanoseconds()) / calls
+	}
+	const rounds = 7
+	with, without := make(map[string][]float64), make(map[string][]float64)
+	for range rounds {
+		for name, do := range work {
+			with[name] = append(with[name], took(do))
+		}
+		if err := engine.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for name, do := range work {
+			without[name] = append(without[name], took(do))
+		}
+		var err error
+		if engine, err = loader.Load(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name := range work {
+		slices.Sort(with[name])
+		slices.Sort(without[name])
+		ratio := with[name][rounds/2] / without[name][rounds/2]
+		fmt.Printf("unmodeled %s: ratio of medians %.3f (attached %.0f to %.0f ns, not attached %.0f to %.0f ns, %d rounds)\n", name, ratio,
+			with[name][0], with[name][rounds-1], without[name][0], without[name][rounds-1], rounds)
+		// Emulation makes a helper call dearer than it is; a lookup that grew with
+		// the number of tasks or namespaces would be far beyond this.
+		if ratio > 1.5 {
+			t.Errorf("%s: %.3f", name, ratio)
+		}
+	}
+}
+
+// TestCommandLine is about the binary, as a user has it.
+func TestCommandLine(t *testing.T) {
+	programs, maps := bpfObjects(t, "prog"), bpfObjects(t, "map")
+	t.Cleanup(func() {
+		eventually(t, "programs", programs, func() int { return bpfObjects(t, "prog") })
+		eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	})
+	script := work + "/not-executable"
+	if err := os.WriteFile(script, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		words  []string
+		uid    uint32
+		status int
+		says   string
+	}{
+		{"status", []string{"run", "-o", "/tmp/o", "--", "sh", "-c", "exit 3"}, 0, 3, "events raised"},
+		{"signal", []string{"run", "-o", "/tmp/o", "sh", "-c", "kill -9 $$"}, 0, 137, "events raised"},
+		{"not found", []string{"run", "no-such-command"}, 0, 127, "no-such-command: command not found"},
+		{"not executable", []string{"run", script}, 0, 126, "not-executable: not executable"},
+		{"directory", []string{"run", "/etc"}, 0, 126, "/etc: is a directory"},
+		{"no command", []string{"run"}, 0, 2, "CMD"},
+		{"unknown flag", []string{"run", "--frobnicate", "true"}, 0, 2, "--frobnicate"},
+		{"bad dialect", []string{"run", "--dialect=v9", "true"}, 0, 2, "v9"},
+		{"bad cache", []string{"run", "--cache=0", "true"}, 0, 2, "--cache=0"},
+		{"output", []string{"run", "-o", "/no/such/folder", "true"}, 0, 125, "/no/such/folder"},
+		{"full disk", []string{"run", "-o", "/dev/full", "true"}, 0, 125, "/dev/full: no space left on device"},
+		{"no privilege", []string{"run", "true"}, 65534, 125, "run as root"},
+		{"no command at all", []string{"frobnicate"}, 0, 2, "frobnicate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := exec.Command("tsem-bpf", test.words...)
+			if test.uid != 0 {
+				cmd.SysProcAttr = credential(test.uid)
+			}
+			out, err := cmd.CombinedOutput()
+			if status := cmd.ProcessState.ExitCode(); status != test.status {
+				t.Errorf("status %d (%v), want %d: %s", status, err, test.status, out)
+			}
+			if !strings.Contains(string(out), test.says) {
+				t.Errorf("it says %q, want %q in it", out, test.says)
+			}
+		})
+	}
+}
+
+// TestRun: the records of a shell, on standard output, valid by the specification.
+func TestRun(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command("tsem-bpf", "run", "--", "sh", "-c", "cat /etc/hostname >/dev/null; true")
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	var raised, delivered uint64
+	if _, err := fmt.Sscanf(stderr.String(), "tsem-bpf: %d events raised: %d delivered, 0 refused", &raised, &delivered); err != nil || raised != delivered {
+		t.Errorf("totals: %s", stderr.String())
+	}
+	o := observation{totals: namespace.Totals{}}
+	o.totals.Delivered = delivered
+	o.decode(t, stdout.String())
+	valid := specification(t)
+	for i, r := range o.all {
+		if err := valid(r); err != nil {
+			t.Errorf("%v: %s", err, o.lines[i])
+		}
+	}
+}
+
+// TestClosedPipe: nobody reads any more.
+func TestClosedPipe(t *testing.T) {
+	out, err := exec.Command("bash", "-c", `set -o pipefail; tsem-bpf run -- sh -c 'for i in 1 2 3; do cat /etc/hostname; done >/dev/null' | head -1 >/dev/null`).CombinedOutput()
+	if status := err.(*exec.ExitError).ExitCode(); status != 125 || !strings.Contains(string(out), "standard output: broken pipe") {
+		t.Errorf("status %d: %s", status, out)
+	}
+}
+
+// TestSignal: a signal goes to CMD, and its end is ours.
+func TestSignal(t *testing.T) {
+	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/signal", "--", "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 600 {
+		if text, _ := os.ReadFile("/tmp/signal"); bytes.Contains(text, []byte(`"process": "sleep"`)) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if status := cmd.ProcessState.ExitCode(); status != 128+15 {
+		t.Errorf("status %d", status)
+	}
+}
+
+// TestExportRoot: the whole host but tsem-bpf itself.
+func TestExportRoot(t *testing.T) {
+	cmd := exec.Command("tsem-bpf", "export", "--root", "-o", "/tmp/host")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	marker := work + "/seen-by-export"
+	if err := os.WriteFile(marker, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 600 {
+		if text, _ := os.ReadFile("/tmp/host"); bytes.Contains(text, []byte(marker)) {
+			break
+		}
+		// An open of a task that is older than the namespace.
+		if _, err := os.ReadFile(marker); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := cmd.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	text, err := os.ReadFile("/tmp/host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(text, []byte(marker)) {
+		t.Error("an open of this test is not among the records")
+	}
+	if bytes.Contains(text, []byte(`"process": "tsem-bpf"`)) {
+		t.Error("tsem-bpf describes itself")
+	}
+	if !strings.Contains(stderr.String(), "0 refused") {
+		t.Error(stderr.String())
+	}
+}

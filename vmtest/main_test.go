@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+// Package vmtest has the tests that need a kernel. They run inside the VM only:
+//
+//	make vm-test-6.12
+//	go test -tags vmtest -exec "$PWD/vmtest/run -k 6.12 --" ./vmtest -run TestEvents
+//
+// (the second with GOTMPDIR in the checkout). The kernel half is loaded once for all
+// tests of a run. A test that needs a task in a namespace names an actor: the test
+// binary starts itself again as that actor (see actor_test.go).
+package vmtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+var (
+	// engine is the kernel half for the tests of the packages.
+	engine *loader.Engine
+	// work is an ext4 filesystem of which everything is known.
+	work = "/mnt/tsem"
+)
+
+const (
+	workUUID  = "0123456789abcdef0123456789abcdef"
+	ext4Magic = 0xef53
+)
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv("TSEM_ACTOR"); name != "" {
+		actor(name)
+		return
+	}
+	if err := insideVM(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if err := makeWork(); err != nil {
+		fmt.Fprintln(os.Stderr, "work filesystem:", err)
+		os.Exit(1)
+	}
+	var err error
+	if engine, err = loader.Load(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// insideVM keeps the programs off the kernel of whoever runs go test by hand.
+func insideVM() error {
+	ports, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	for _, port := range ports {
+		if text, err := os.ReadFile(port); err == nil && strings.HasPrefix(string(text), "tsem.") {
+			return nil
+		}
+	}
+	return errors.New(`these tests load BPF programs and run in the VM only: make vm-test`)
+}
+
+// makeWork makes and mounts the ext4 filesystem, and copies this binary there.
+func makeWork() error {
+	image := "/run/ext4"
+	uuid := workUUID[:8] + "-" + workUUID[8:12] + "-" + workUUID[12:16] + "-" + workUUID[16:20] + "-" + workUUID[20:]
+	for _, words := range [][]string{
+		{"modprobe", "-a", "loop", "ext4"},
+		{"truncate", "-s", "200M", image},
+		{"mkfs.ext4", "-q", "-U", uuid, image},
+		{"mkdir", "-p", work},
+		{"mount", "-o", "loop", image, work},
+		{"cp", "/proc/self/exe", work + "/actor"},
+	} {
+		if words[0] == "cp" {
+			words[1], _ = os.Executable()
+		}
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// object is a decoded JSON object; all values are strings or objects.
+type object = map[string]any
+
+// An observation is what came out of one actor's life in a namespace.
+type observation struct {
+	lines  []string
+	all    []object // every record
+	events []object // those between the actor's two marks
+	facts  facts
+	totals namespace.Totals
+	exit   error
+}
+
+// observe runs an actor in a namespace and returns its records. That the account
+// balances, that every number came once, and that every line is valid is checked for
+// every test here.
+func observe(t *testing.T, name string, config namespace.Config, args ...string) *observation {
+	t.Helper()
+	cmd := actorCommand(name, args...)
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
+	o := runIn(t, config, cmd)
+	if o.exit != nil {
+		t.Fatalf("actor %s: %v", name, o.exit)
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &o.facts); err != nil {
+		t.Fatalf("actor %s said %q: %v", name, stdout.String(), err)
+	}
+	o.events = between(t, o.all, o.facts.PID)
+	return o
+}
+
+func actorCommand(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(work+"/actor", args...)
+	cmd.Env = append(os.Environ(), "TSEM_ACTOR="+name, "GOMAXPROCS=1")
+	return cmd
+}
+
+// runIn runs a command in a namespace of its own until it ends.
+func runIn(t *testing.T, config namespace.Config, cmd *exec.Cmd) *observation {
+	t.Helper()
+	n, err := namespace.New(engine, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var out bytes.Buffer
+	exported := make(chan error, 1)
+	go func() { exported <- n.Export(context.Background(), event.Current, &out) }()
+	if err := n.Start(cmd); err != nil {
+		n.Shut()
+		<-exported
+		t.Fatal(err)
+	}
+	o := new(observation)
+	o.exit = cmd.Wait()
+	n.Shut()
+	if err := <-exported; err != nil {
+		t.Fatal(err)
+	}
+	o.totals = n.Totals()
+	if !o.totals.Complete() {
+		t.Errorf("not complete: %v", o.totals)
+	}
+	o.decode(t, out.String())
+	return o
+}
+
+func (o *observation) decode(t *testing.T, text string) {
+	t.Helper()
+	var numbers []uint64
+	for line := range strings.Lines(text) {
+		var record object
+		if err := json.Unmarshal([]byte(line), &record); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		o.lines = append(o.lines, line)
+		o.all = append(o.all, record)
+		number, err := strconv.ParseUint(at(record, "event.number").(string), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		numbers = append(numbers, number)
+	}
+	slices.Sort(numbers)
+	for i, number := range numbers {
+		if number != uint64(i+1) {
+			t.Fatalf("numbers are not 1 to %d: %d is missing", len(numbers), i+1)
+		}
+	}
+	if uint64(len(numbers)) != o.totals.Delivered {
+		t.Fatalf("%d records, %d delivered", len(numbers), o.totals.Delivered)
+	}
+}
+
+// at returns what stands at a path like "event.type" in a record; nil if nothing.
+func at(record object, path string) any {
+	var here any = record
+	for key := range strings.SplitSeq(path, ".") {
+		o, ok := here.(object)
+		if !ok {
+			return nil
+		}
+		here = o[key]
+	}
+	return here
+}
+
+// markSignal makes the marks: signal 0 of the actor to itself is a task_kill event.
+const markSignal = syscall.Signal(0)
+
+// between returns the records of a thread between its two marks. Without capable
+// events: the kernel asks for capabilities as it likes, and differently in each
+// version; TestCapable has its own.
+func between(t *testing.T, all []object, pid int) []object {
+	t.Helper()
+	var marks int
+	var found []object
+	for _, r := range all {
+		if at(r, "event.pid") != strconv.Itoa(pid) {
+			continue
+		}
+		kind := at(r, "event.type").(string)
+		if kind == "task_kill" && at(r, "task_kill.sig") == "0" && at(r, "task_kill.cross_ns") == "0" {
+			marks++
+			continue
+		}
+		if marks == 1 && kind != "capable" {
+			found = append(found, r)
+		}
+	}
+	if marks != 2 {
+		t.Fatalf("%d marks of pid %d in %d records", marks, pid, len(all))
+	}
+	return found
+}
+
+func bootTime() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		panic(err)
+	}
+	return uint64(now.Nano())
+}

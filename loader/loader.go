@@ -57,6 +57,7 @@ func hookNames(spec *ebpf.CollectionSpec) []string {
 type Engine struct {
 	support    *Support
 	collection *ebpf.Collection
+	inner      map[string]*ebpf.MapSpec // of arrays of maps
 	links      []link.Link
 	memory     []byte // the mapped map `namespaces`
 }
@@ -87,7 +88,12 @@ func Load() (*Engine, error) {
 	if err := configure(spec, maySleep); err != nil {
 		return nil, err
 	}
-	e := &Engine{support: support}
+	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec)}
+	for name, m := range spec.Maps {
+		if m.InnerMap != nil {
+			e.inner[name] = m.InnerMap.Copy()
+		}
+	}
 	e.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return nil, explain("load the kernel half", err)
@@ -200,14 +206,9 @@ func (e *Engine) Missing() []string { return e.support.Missing() }
 // Map returns a map of the kernel half by its name in maps.h.
 func (e *Engine) Map(name string) *ebpf.Map { return e.collection.Maps[name] }
 
-// MapSpecOf returns the specification of the inner maps of an array of maps.
-func (e *Engine) MapSpecOf(name string) (*ebpf.MapSpec, error) {
-	spec, err := bpf.Load()
-	if err != nil {
-		return nil, err
-	}
-	return spec.Maps[name].InnerMap.Copy(), nil
-}
+// MapSpecOf returns the specification of the inner maps of an array of maps; the
+// caller may change it.
+func (e *Engine) MapSpecOf(name string) *ebpf.MapSpec { return e.inner[name].Copy() }
 
 // Slots returns how many namespaces the kernel half has room for; slot 0 is not used.
 func (e *Engine) Slots() uint32 { return e.Map("namespaces").MaxEntries() }

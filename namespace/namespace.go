@@ -145,10 +145,7 @@ func (n *Namespace) make() error {
 
 // inner makes a map for a slot of an array of maps; entries 0 means as specified.
 func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
-	spec, err := n.engine.MapSpecOf(name)
-	if err != nil {
-		return nil, err
-	}
+	spec := n.engine.MapSpecOf(name)
 	if entries != 0 {
 		spec.MaxEntries = entries
 	}

@@ -16,7 +16,7 @@ import (
 type runCommand struct {
 	exportFlags
 
-	Command []string `arg:"" passthrough:"" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
+	Command []string `arg:"" passthrough:"partial" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
 }
 
 // Help is shown below the flags.

@@ -96,6 +96,14 @@ func (n *session) failed() <-chan error { return n.exported }
 // end shuts the namespace, waits for its last record, prints the account and gives
 // everything back. early is what failed() gave, if it did.
 func (n *session) end(early error) error {
+	// The state of a task goes a grace period of the kernel after the task: what is
+	// left after this time is running.
+	for range 20 {
+		if early != nil || n.namespace.Tasks() == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	n.namespace.Shut()
 	err := early
 	if err == nil {

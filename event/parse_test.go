@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package event
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
+)
+
+// noJoiner knows nothing.
+type noJoiner struct{ state DigestState }
+
+func (noJoiner) TaskID(dst []byte, identity uint64) []byte {
+	return append(dst, make([]byte, 32)...)
+}
+
+func (j noJoiner) FileDigest(*Record, *FileView) ([]byte, DigestState) { return nil, j.state }
+
+func capable() *eventtest.Builder {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2, Number: 1, TID: 1, Comm: "test"}}
+	return b.Cell(eventtest.Scalar, uint64(21)).Cell(eventtest.Scalar, uint64(0))
+}
+
+// TestParseErrors: each way a record can be wrong has its error.
+func TestParseErrors(t *testing.T) {
+	set := func(at int, value byte) []byte {
+		raw := capable().Record()
+		raw[at] = value
+		return raw
+	}
+	text := func(size int) []byte {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 38, Kind: 1}}
+		b.Cell(eventtest.Text, make([]byte, size)).Cell(eventtest.Path, make([]byte, sizePath), []byte("/"))
+		return b.Cell(eventtest.Absent).Cell(eventtest.Scalar, uint64(0)).Record()
+	}
+	long := append(capable().Record(), make([]byte, 8)...)
+	native.PutUint32(long, uint32(len(long)))
+	missing := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2}}
+	for _, test := range []struct {
+		name string
+		raw  []byte
+		want error
+		says string
+	}{
+		{"empty", nil, ErrTruncated, "0 bytes"},
+		{"half a header", capable().Record()[:100], ErrTruncated, "100 bytes"},
+		{"shorter than it says", capable().Record()[:184], ErrTruncated, "184 bytes"},
+		{"version", set(offRecordVersion, 9), ErrVersion, "9"},
+		{"hook", set(offRecordHook, 200), ErrHook, "200"},
+		{"gap in the hooks", set(offRecordHook, 3), ErrHook, "3"},
+		{"kind", set(offRecordKind, 7), ErrKind, "7, of capable"},
+		{"exec of another hook", set(offRecordKind, byte(KindExec)), ErrKind, "capable"},
+		{"count", set(offRecordCells, 3), ErrCell, "the header says 3"},
+		{"cut count", set(offRecordCut, 1), ErrCell, "cut, the header says 1"},
+		{"cell type", set(sizeRecord, byte(eventtest.Task)), ErrCell, "member cap"},
+		{"cell type out of range", set(sizeRecord, 99), ErrCell, "type 99"},
+		{"flag of a scalar", set(sizeRecord+2, 1), ErrCell, "flags 0x1"},
+		{"size of a scalar", set(sizeRecord+4, 4), ErrCell, "with 4 bytes"},
+		{"no cells", missing.Record(), ErrTruncated, "member cap"},
+		{"bytes after the cells", long, ErrCell, "8 bytes after the last one"},
+		{"text too long", text(textMax + 1), ErrCell, "4097 bytes"},
+	} {
+		_, err := Parse(test.raw)
+		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v; want %v with %q", test.name, err, test.want, test.says)
+		}
+	}
+	if _, err := Parse(text(textMax)); err != nil {
+		t.Errorf("the longest text: %v", err)
+	}
+	// Cut off anywhere, and with the length that goes with it.
+	whole := capable().Record()
+	for n := range whole {
+		short := bytes.Clone(whole[:n])
+		if n >= 4 {
+			native.PutUint32(short, uint32(n))
+		}
+		if _, err := Parse(short); err == nil {
+			t.Errorf("accepted with %d of %d bytes", n, len(whole))
+		}
+	}
+}
+
+// TestExecIsNotWritten: the bookkeeping record has no JSON.
+func TestExecIsNotWritten(t *testing.T) {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: uint16(HookExec), Kind: uint8(KindExec)}}
+	addFile(b, digestWanted, "/bin/true")
+	r, err := Parse(b.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r); !errors.Is(err, ErrKind) {
+		t.Error(err)
+	}
+}
+
+func addFile(b *eventtest.Builder, source digestSource, name string) {
+	b.Cell(eventtest.File, uint32(0), uint32(source), bytes.Repeat([]byte{0xab}, 32))
+	b.Cell(eventtest.Inode, make([]byte, sizeInode))
+	b.Cut(eventtest.Path, make([]byte, offPathType), uint32(PathChroot), []byte(name))
+}
+
+// TestCurrent: what the current dialect has beyond v3, and v3 has not.
+func TestCurrent(t *testing.T) {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1, TID: 9, Tnum: 8, Namespace: 7, Number: 6, Comm: "c"}}
+	addFile(b, digestWanted, "/x")
+	r, err := Parse(b.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dialect, wants := range map[Dialect][]string{
+		Current: {
+			`"event": {"pid": "9", "tnum": "8", "context": "7", "number": "6", "process": "c", "type": "file_open", `,
+			`"ts": "0", "cut": "1"}, "COE"`,
+			`"path": {"type": "chroot", "pathname": "/x"}`,
+			`"digest": "` + strings.Repeat("f", 64) + `", "digest_state": "changed"}}}` + "\n",
+		},
+		V3: {
+			`"event": {"pid": "9", "process": "c", "type": "file_open", `,
+			`"ts": "0"}, "COE"`,
+			`"path": {"pathname": "/x"}`,
+			`"digest": "` + strings.Repeat("f", 64) + `"}}}` + "\n",
+		},
+	} {
+		line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{DigestChanged}).Append(nil, &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(string(line), want) {
+				t.Errorf("no %s in %s", want, line)
+			}
+		}
+	}
+}
+
+// TestDigestSources: each rule gives the digest it says.
+func TestDigestSources(t *testing.T) {
+	ima := strings.Repeat("ab", 32)
+	empty := sha256.Sum256(nil)
+	for source, want := range map[digestSource]string{
+		digestEmpty: hex.EncodeToString(empty[:]), digestIMA: ima, digestZero: strings.Repeat("0", 64), digestWanted: strings.Repeat("f", 64),
+	} {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}
+		addFile(b, source, "/x")
+		r, err := Parse(b.Record())
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := NewEncoder(V3, crypto.SHA256, noJoiner{DigestUnavailable}).Append(nil, &r)
+		if err != nil || !bytes.Contains(line, []byte(`"digest": "`+want+`"`)) {
+			t.Errorf("source %d: %s, want %s", source, line, want)
+		}
+	}
+}
+
+// TestOtherAddress: a family without a form of its own is shown by the digest of what
+// stands behind the family.
+func TestOtherAddress(t *testing.T) {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 24, Kind: 1}}
+	b.Cell(eventtest.Sock, make([]byte, sizeSock)).Cell(eventtest.Addr, uint32(40), uint32(6), uint16(40), []byte("abcd"))
+	r, err := Parse(b.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r)
+	sum := sha256.Sum256([]byte("abcd"))
+	if err != nil || !bytes.Contains(line, []byte(`"af_other": {"address": "`+hex.EncodeToString(sum[:])+`"}`)) {
+		t.Errorf("%s, %v", line, err)
+	}
+}
+
+// FuzzParse: whatever Parse accepts becomes one line of valid JSON in both dialects.
+func FuzzParse(f *testing.F) {
+	f.Add(capable().Record())
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 15, Kind: 1, Comm: "\"\\\xff"}}
+	addFile(b, digestIMA, "/a\nb")
+	f.Add(b.Cell(eventtest.Scalar, uint64(1)).Cell(eventtest.Scalar, uint64(2)).Record())
+	all := specification(f)
+	for _, hook := range Hooks() {
+		f.Add(inverted(f, all[hook.String()].Example).Record())
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) >= 4 {
+			// Else nearly nothing would get past the first check.
+			native.PutUint32(raw, uint32(len(raw)))
+		}
+		r, err := Parse(raw)
+		if err != nil || r.Kind() == KindExec {
+			return
+		}
+		for _, dialect := range []Dialect{Current, V3} {
+			line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{}).Append(nil, &r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {
+				t.Errorf("not one line of JSON: %q", line)
+			}
+		}
+	})
+}
+
+// FuzzText: any bytes become a JSON string, and can be had back.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"plain", "a\"b\\c\nd\xffe", "\ufffd", "\u00e9\U0001f600", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\x7f\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var decoded string
+		quoted := append(appendText([]byte{'"'}, text), '"')
+		if err := json.Unmarshal(quoted, &decoded); err != nil {
+			t.Fatalf("%q: %v", quoted, err)
+		}
+		if got := original(decoded); !bytes.Equal(got, text) {
+			t.Errorf("%q came back as %q", text, got)
+		}
+	})
+}
+
+// original undoes the mapping: U+FFFD and two digits stand for a byte.
+func original(decoded string) []byte {
+	var b []byte
+	for len(decoded) > 0 {
+		r, size := utf8.DecodeRuneInString(decoded)
+		if r != utf8.RuneError {
+			b = append(b, decoded[:size]...)
+			decoded = decoded[size:]
+			continue
+		}
+		one, err := hex.DecodeString(decoded[3:5])
+		if err != nil {
+			return nil
+		}
+		b = append(b, one...)
+		decoded = decoded[5:]
+	}
+	return b
+}

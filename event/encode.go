@@ -7,9 +7,9 @@ import (
 	_ "crypto/sha256" // the digest functions a namespace can have
 	_ "crypto/sha512"
 	b64 "encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"hash"
+	"slices"
 	"strconv"
 )
 
@@ -68,6 +68,7 @@ var digestStateNames = [...]string{DigestChanged: "changed", DigestUnavailable: 
 // time, and keeps nothing of what it is given.
 type Joiner interface {
 	// TaskID appends the TASK_ID of an identity to dst, as many bytes as a digest has.
+	// It is the same each time: an Encoder does not ask again for each record.
 	TaskID(dst []byte, identity uint64) []byte
 	// FileDigest returns the digest of a file that the kernel half could not give.
 	// Without DigestExact the bytes do not matter.
@@ -111,6 +112,13 @@ type Encoder struct {
 	view   FileView
 	digest []byte
 	hasher hash.Hash
+
+	// TASK_IDs that were written lately, by their identity: two stand in each
+	// record, and they are mostly those of the last one.
+	known [16]struct {
+		identity uint64
+		digits   []byte
+	}
 }
 
 // NewEncoder returns an encoder for namespaces with the given digest function.
@@ -247,7 +255,7 @@ func (e *Encoder) inode(dst []byte) []byte {
 	dst = append(dst, `", "s_id": "`...)
 	dst = appendText(dst, untilNUL(i[offInodeSID:offInodeSID+32]))
 	dst = append(dst, `", "s_uuid": "`...)
-	dst = hex.AppendEncode(dst, i[offInodeSUUID:offInodeSUUID+16])
+	dst = appendHex(dst, i[offInodeSUUID:offInodeSUUID+16])
 	return append(dst, `"}`...)
 }
 
@@ -300,7 +308,7 @@ func (e *Encoder) file(dst []byte) []byte {
 	sum, state := FileDigest(&e.record, &e.view, e.hash, e.joiner)
 	dst = append(dst, `, "digest": "`...)
 	if state == DigestExact {
-		dst = hex.AppendEncode(dst, sum)
+		dst = appendHex(dst, sum)
 	} else {
 		for range 2 * e.hash.Size() {
 			dst = append(dst, 'f')
@@ -371,7 +379,7 @@ func (e *Encoder) addr(dst []byte, full bool) []byte {
 			dst = appendUint(dst, `, "scope": "`, uint64(native.Uint32(b[24:])))
 		}
 		dst = append(dst, `, "address": "`...)
-		dst = hex.AppendEncode(dst, b[8:24])
+		dst = appendHex(dst, b[8:24])
 	case family == familyUnix:
 		// Up to the first zero byte: nothing of an abstract name (quirk Q10).
 		dst = append(dst, `{"af_unix": {"address": "`...)
@@ -381,17 +389,21 @@ func (e *Encoder) addr(dst []byte, full bool) []byte {
 		e.hasher.Write(given[min(2, len(given)):])
 		e.digest = e.hasher.Sum(e.digest[:0])
 		dst = append(dst, `{"af_other": {"address": "`...)
-		dst = hex.AppendEncode(dst, e.digest)
+		dst = appendHex(dst, e.digest)
 	}
 	return append(dst, `"}}`...)
 }
 
 // id appends a key and the TASK_ID of an identity.
 func (e *Encoder) id(dst []byte, key string, identity uint64) []byte {
-	e.digest = e.joiner.TaskID(e.digest[:0], identity)
 	dst = append(dst, key...)
+	known := &e.known[identity%uint64(len(e.known))]
+	if known.identity != identity || known.digits == nil {
+		e.digest = e.joiner.TaskID(e.digest[:0], identity)
+		known.identity, known.digits = identity, appendHex(known.digits[:0], e.digest)
+	}
 	dst = append(dst, '"')
-	dst = hex.AppendEncode(dst, e.digest)
+	dst = append(dst, known.digits...)
 	return append(dst, '"')
 }
 
@@ -427,4 +439,23 @@ func appendOctal(dst []byte, key string, v uint32) []byte {
 	dst = append(dst, key...)
 	dst = strconv.AppendUint(dst, uint64(v), 8)
 	return append(dst, '"')
+}
+
+// hexPairs are the two digits of each byte, as one integer of the host.
+var hexPairs = func() (p [256]uint16) {
+	for b := range p {
+		p[b] = native.Uint16([]byte{hexDigits[b>>4], hexDigits[b&15]})
+	}
+	return p
+}()
+
+// appendHex appends the digits of bytes, two at a time: digests are a third of a
+// record, and encoding/hex goes digit by digit (BenchmarkAppend shows it).
+func appendHex(dst, b []byte) []byte {
+	n := len(dst)
+	dst = slices.Grow(dst, 2*len(b))[:n+2*len(b)]
+	for i, v := range b {
+		native.PutUint16(dst[n+2*i:], hexPairs[v])
+	}
+	return dst
 }

@@ -22,7 +22,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format vm-test unit-test ## Run everything that CI runs.
+test: setup build generated vet lint format runner-test vm-test unit-test ## Run everything that CI runs.
 
 .PHONY: build
 build: ## Build build/tsem-bpf.
@@ -43,6 +43,10 @@ vm-test-%: vm-setup build
 	@echo "== kernel $*"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -count=1 -timeout 0 -tags vmtest \
 		-exec "$(CURDIR)/vmtest/run -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
+
+.PHONY: runner-test
+runner-test: vm-setup build ## Run the tests of the VM runner, which boot machines.
+	$(GO) test -count=1 -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
 .PHONY: generate
 generate: clang-setup ## Compile the kernel half and generate what follows from it.

@@ -247,8 +247,11 @@ func (n *Namespace) ended() bool {
 
 // waitForRecords blocks until there may be something to read.
 func (n *Namespace) waitForRecords(ctx context.Context) error {
-	// Short, because the end of a hook that raised nothing wakes nobody.
-	const look = 50 * time.Millisecond
+	look := time.Second
+	if n.shut.Load() != 0 {
+		// A hook under way may end without a record, and then wakes nobody.
+		look = 10 * time.Millisecond
+	}
 	err := n.magazine.Wait(look)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil

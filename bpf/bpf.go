@@ -20,6 +20,12 @@ type Namespace = tsemTsemNamespace
 // Record is the header of a record (struct tsem_record in record.h).
 type Record = tsemTsemRecord
 
+// Kinds of events (enum tsem_kind in record.h).
+const (
+	KindEvent = uint64(tsemTsemKindTSEM_KIND_EVENT)
+	KindAsync = uint64(tsemTsemKindTSEM_KIND_ASYNC)
+)
+
 // Flags of a Namespace (enum tsem_namespace_flags in state.h).
 const (
 	NamespaceClosed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_CLOSED)

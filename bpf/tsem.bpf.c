@@ -58,6 +58,7 @@ const struct {
 	struct tsem_creation creation;
 	enum tsem_hook hook;
 	enum tsem_kind kind;
+	enum tsem_kind_of_hook kind_of_hook;
 	enum tsem_refusal refusal;
 	enum tsem_cell_type cell_type;
 	enum tsem_namespace_flags namespace_flags;

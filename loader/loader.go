@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -31,13 +32,21 @@ const (
 	locksProgram = "find_locks"
 )
 
-// bookkeeping are the hooks that raise no event.
-var bookkeeping = []string{
-	"bprm_committed_creds", "inode_free_security", "inode_init_security", "shm_alloc_security",
-	"shm_free_security", "socket_post_create", "task_alloc", "task_free",
+// eventKinds returns the hooks that raise events, and whether theirs may sleep: the
+// list of bpf/hooks.h, from the types of the object.
+func eventKinds(spec *ebpf.CollectionSpec) (map[string]bool, error) {
+	var list *btf.Enum
+	if err := spec.Types.TypeByName("tsem_kind_of_hook", &list); err != nil {
+		return nil, err
+	}
+	kinds := make(map[string]bool)
+	for _, v := range list.Values {
+		if v.Value == bpf.KindEvent || v.Value == bpf.KindAsync {
+			kinds[strings.TrimPrefix(v.Name, "TSEM_KIND_")] = v.Value == bpf.KindEvent
+		}
+	}
+	return kinds, nil
 }
-
-func isEvent(hook string) bool { return !slices.Contains(bookkeeping, hook) }
 
 func sleeps(p *ebpf.ProgramSpec) bool { return p.Flags&unix.BPF_F_SLEEPABLE != 0 }
 

@@ -156,9 +156,14 @@ func (s *Support) decideTier(has func(string) bool) {
 }
 
 func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has func(string) bool) error {
+	kinds, err := eventKinds(spec)
+	if err != nil {
+		return err
+	}
 	for _, name := range hookNames(spec) {
 		program := spec.Programs[name]
-		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: isEvent(name)}
+		_, raises := kinds[name]
+		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: raises}
 		if h.Present {
 			sleepable, err := canSleep(name, cache)
 			if err != nil {

@@ -29,7 +29,10 @@ struct event {
 /* How many tries for a free buffer: all of this CPU's, then some neighbours'. */
 #define BUFFER_TRIES (2 * BUFFERS_PER_CPU)
 
-static __always_inline struct buffer *buffer_claim(void)
+/* The index of a buffer that is ours now, or NO_BUFFER. */
+#define NO_BUFFER ((__u32)-1)
+
+static __always_inline __u32 buffer_claim(void)
 {
 	__u32 first = bpf_get_smp_processor_id() * BUFFERS_PER_CPU;
 
@@ -41,9 +44,9 @@ static __always_inline struct buffer *buffer_claim(void)
 			index -= buffers_count;
 		buf = bpf_map_lookup_elem(&buffers, &index);
 		if (buf && !__sync_val_compare_and_swap(&buf->busy, 0, 1))
-			return buf;
+			return index;
 	}
-	return NULL;
+	return NO_BUFFER;
 }
 
 static __always_inline void buffer_release(struct buffer *buf)
@@ -57,21 +60,22 @@ struct wait {
 	__u64 until;
 	__u64 room;		/* the ring may hold this many bytes at most */
 	unsigned long address;	/* somewhere in the memory of the task */
-	__u32 found;
+	__u32 buffer;		/* index, once it is ours */
 };
 
 /*
- * One look at the ring. Reading a byte of the task's own memory is a place
- * where the kernel gives the CPU to somebody who needs it, for instance to the
- * keeper that empties the ring; nothing else in reach of a program does that.
+ * One look for room and a buffer. Reading a byte of the task's own memory is a
+ * place where the kernel gives the CPU to somebody who needs it, for instance to
+ * the keeper that empties the ring; nothing else in reach of a program does that.
  */
 static long wait_step(__u32 round, struct wait *w)
 {
 	__u8 byte;
 
 	if (bpf_ringbuf_query(w->ring, BPF_RB_AVAIL_DATA) <= w->room) {
-		w->found = 1;
-		return 1;
+		w->buffer = buffer_claim();
+		if (w->buffer != NO_BUFFER)
+			return 1;
 	}
 	if (bpf_ktime_get_ns() > w->until)
 		return 1;
@@ -81,29 +85,32 @@ static long wait_step(__u32 round, struct wait *w)
 }
 
 /*
- * A sleepable hook waits, bounded, until it can be described without touching
- * the reserve of the atomic hooks. Whether room came is not its answer: the
- * reservation in event_end decides.
+ * A sleepable hook waits, bounded, until it can be described and put into the
+ * magazine without touching the reserve of the atomic hooks. After the time it
+ * goes on as one that cannot wait; the reservation in event_end decides.
  */
-static __noinline int wait_for_room(struct tsem_namespace *ns, __u32 slot)
+static __noinline __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct wait w = {};
+	struct wait w = { .buffer = NO_BUFFER };
 
 	if (!ns)
-		return 0;
+		return NO_BUFFER;
 	w.ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!w.ring)
-		return 0;
+		return NO_BUFFER;
 	w.room = ns->magazine - ns->reserve - (sizeof(struct tsem_record) + CELLS_ROOM);
-	if (bpf_ringbuf_query(w.ring, BPF_RB_AVAIL_DATA) <= w.room)
-		return 0;
+	if (bpf_ringbuf_query(w.ring, BPF_RB_AVAIL_DATA) <= w.room) {
+		w.buffer = buffer_claim();
+		if (w.buffer != NO_BUFFER)
+			return w.buffer;
+	}
 	__sync_fetch_and_add(&ns->waited, 1);
 	w.until = bpf_ktime_get_ns() + ns->wait;
 	w.address = task->mm ? task->mm->arg_start : 0;
 	/* BPF_MAX_LOOPS; the time limit ends it much earlier. */
 	bpf_loop(1 << 23, wait_step, &w, 0);
-	return 0;
+	return w.buffer;
 }
 
 /* Counts what will not be in the magazine, by its reason. */
@@ -163,13 +170,17 @@ static __always_inline bool modeled(struct event *e)
 /* Starts an event of a modeled task. What it returns true for ends in event_end. */
 static __always_inline bool event_begin(struct event *e, __u16 hook, __u8 kind)
 {
+	__u32 index = NO_BUFFER;
+
 	e->slot = e->task->ns_slot;
 	e->failed = 0;
 	if (kind != TSEM_KIND_EXEC)
 		__sync_fetch_and_add(&e->ns->raised, 1);
 	if (may_sleep && kind != TSEM_KIND_ASYNC)
-		wait_for_room(e->ns, e->slot);
-	e->buf = buffer_claim();
+		index = wait_for_room(e->ns, e->slot);
+	if (index == NO_BUFFER)
+		index = buffer_claim();
+	e->buf = bpf_map_lookup_elem(&buffers, &index);
 	if (!e->buf) {
 		lost(e->ns, kind, TSEM_REFUSED_NO_BUFFER);
 		return false;

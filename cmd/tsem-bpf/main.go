@@ -13,6 +13,7 @@ import (
 	"strconv"
 
 	"github.com/alecthomas/kong"
+	"github.com/willabides/kongplete"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
@@ -27,9 +28,12 @@ const (
 )
 
 type commands struct {
-	Check   checkCommand     `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
-	Run     runCommand       `cmd:"" help:"Run a command and write the security events of it and all it starts."`
-	Export  exportCommand    `cmd:"" help:"Write the security events of the whole host."`
+	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
+	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
+	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
+
+	Completion kongplete.InstallCompletions `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf: a line for its start-up file."`
+
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
 }
 
@@ -73,6 +77,11 @@ func run(words []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "tsem-bpf:", err)
 		return exitFailed
+	}
+	// Answers, and ends, if it is a shell that asks.
+	kongplete.Complete(parser)
+	if exited >= 0 {
+		return exited
 	}
 	if len(words) == 0 {
 		words = []string{"--help"}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestWords: what is wrong with the words is said before anything is loaded.
+func TestWords(t *testing.T) {
+	for _, test := range []struct {
+		words  string
+		status int
+		says   string
+	}{
+		{"", 0, "Usage: tsem-bpf <command>"},
+		{"--help", 0, "Usage: tsem-bpf <command>"},
+		{"--version", 0, "tsem-bpf"},
+		{"run --help", 0, "Exit status"},
+		{"frobnicate", exitUsage, "frobnicate"},
+		{"run", exitUsage, "<cmd>"},
+		{"run --frobnicate true", exitUsage, "--frobnicate"},
+		{"run --dialect=v9 true", exitUsage, "v9"},
+		{"run --digest=md5 true", exitUsage, "md5"},
+		{"run --cache=0 true", exitUsage, "--cache=0: 1 to"},
+		{"run --cache=many true", exitUsage, "many"},
+		{"run --wait=-1s true", exitUsage, "--wait=-1s: more than 0"},
+		{"run no-such-command", exitNotFound, "no-such-command: command not found"},
+		{"run ./no-such-file", exitNotFound, "./no-such-file: no such file"},
+		{"run /etc", exitNotRunable, "/etc: is a directory"},
+		{"run ./main_test.go", exitNotRunable, "not executable"},
+		{"run -o /no/such/folder true", exitFailed, "/no/such/folder"},
+		{"export", exitUsage, "--root"},
+	} {
+		var out bytes.Buffer
+		if status := run(strings.Fields(test.words), &out, &out); status != test.status {
+			t.Errorf("tsem-bpf %s: status %d, want %d", test.words, status, test.status)
+		}
+		if !strings.Contains(out.String(), test.says) {
+			t.Errorf("tsem-bpf %s says %q, want %q in it", test.words, out.String(), test.says)
+		}
+	}
+}
+
+// TestCompletion: a shell asks by a variable, and gets words only.
+func TestCompletion(t *testing.T) {
+	const line = "tsem-bpf run --dialect "
+	t.Setenv("COMP_LINE", line)
+	var out bytes.Buffer
+	stdout := os.Stdout
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Stdout = w
+	status := run(nil, &out, &out)
+	os.Stdout = stdout
+	w.Close()
+	var words bytes.Buffer
+	if _, err := words.ReadFrom(r); err != nil {
+		t.Fatal(err)
+	}
+	if got := words.String() + out.String(); status != 0 || strings.Join(strings.Fields(got), " ") != "current v3" {
+		t.Errorf("status %d: %q", status, got)
+	}
+}

@@ -41,7 +41,7 @@ vm-test: vm-setup build $(KERNELS:%=vm-test-%) ## Run the tests that need a kern
 vm-test-%: vm-setup build
 	@mkdir -p build/tmp
 	@echo "== kernel $*"
-	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -count=1 -timeout 0 -tags vmtest \
+	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest \
 		-exec "$(CURDIR)/vmtest/run -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
 
 .PHONY: runner-test

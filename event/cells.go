@@ -115,6 +115,7 @@ const (
 	pathDev      = 1
 	pathCreated  = 2
 	pathNameOnly = 4
+	pathFlags    = pathDev | pathCreated | pathNameOnly
 )
 
 // PathView is a path as its cell has it; Text refers to the record.

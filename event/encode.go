@@ -68,7 +68,8 @@ var digestStateNames = [...]string{DigestChanged: "changed", DigestUnavailable: 
 // time, and keeps nothing of what it is given.
 type Joiner interface {
 	// TaskID appends the TASK_ID of an identity to dst, as many bytes as a digest has.
-	// It is the same each time: an Encoder does not ask again for each record.
+	// It is the same each time, so that an Encoder need not ask again for each record;
+	// except that all f, which stands for one that is not known, may become another.
 	TaskID(dst []byte, identity uint64) []byte
 	// FileDigest returns the digest of a file that the kernel half could not give.
 	// Without DigestExact the bytes do not matter.
@@ -118,6 +119,7 @@ type Encoder struct {
 	known [16]struct {
 		identity uint64
 		digits   []byte
+		final    bool // not when the Joiner does not know it: it may learn it
 	}
 }
 
@@ -398,13 +400,23 @@ func (e *Encoder) addr(dst []byte, full bool) []byte {
 func (e *Encoder) id(dst []byte, key string, identity uint64) []byte {
 	dst = append(dst, key...)
 	known := &e.known[identity%uint64(len(e.known))]
-	if known.identity != identity || known.digits == nil {
+	if known.identity != identity || !known.final {
 		e.digest = e.joiner.TaskID(e.digest[:0], identity)
 		known.identity, known.digits = identity, appendHex(known.digits[:0], e.digest)
+		known.final = !allOnes(e.digest)
 	}
 	dst = append(dst, '"')
 	dst = append(dst, known.digits...)
 	return append(dst, '"')
+}
+
+func allOnes(b []byte) bool {
+	for _, v := range b {
+		if v != 0xff {
+			return false
+		}
+	}
+	return true
 }
 
 func appendCreds(dst []byte, c *Creds) []byte {

@@ -44,6 +44,14 @@ func TestParseErrors(t *testing.T) {
 	}
 	long := append(capable().Record(), make([]byte, 8)...)
 	native.PutUint32(long, uint32(len(long)))
+	// A file_open whose last cell is a path of one byte, and so has padding.
+	opened := func(fromEnd int, value byte) []byte {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}
+		addFile(b, digestWanted, "/")
+		raw := b.Record()
+		raw[len(raw)-fromEnd] = value
+		return raw
+	}
 	missing := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2}}
 	for _, test := range []struct {
 		name string
@@ -67,6 +75,9 @@ func TestParseErrors(t *testing.T) {
 		{"size of a scalar", set(sizeRecord+4, 4), ErrCell, "with 4 bytes"},
 		{"no cells", missing.Record(), ErrTruncated, "member cap"},
 		{"bytes after the cells", long, ErrCell, "8 bytes after the last one"},
+		{"padding", opened(1, 9), ErrCell, "padding 00000000000009"},
+		{"path flags", opened(8+sizePath-offPathFlags, 0x80), ErrCell, "path flags 0x80"},
+		{"path type", opened(8+sizePath-offPathType, 9), ErrCell, "path type 9"},
 		{"text too long", text(textMax + 1), ErrCell, "4097 bytes"},
 	} {
 		_, err := Parse(test.raw)

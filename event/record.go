@@ -201,6 +201,18 @@ func (c *cells) check(set cellSet) (flags uint16, err error) {
 	case uint64(len(c.rest)) < sizeCell+(uint64(size)+7)&^7:
 		return 0, fmt.Errorf("%w: a cell of %d bytes in the last %d", ErrTruncated, size, len(c.rest))
 	}
+	padding := c.rest[sizeCell+size : sizeCell+(size+7)&^7]
+	if len(bytes.Trim(padding, "\x00")) > 0 {
+		return 0, fmt.Errorf("%w: type %d with padding %x", ErrCell, kind, padding)
+	}
+	if kind == cellPath {
+		if unknown := native.Uint32(c.rest[sizeCell+offPathFlags:]) &^ pathFlags; unknown != 0 {
+			return 0, fmt.Errorf("%w: path flags %#x", ErrCell, unknown)
+		}
+		if t := native.Uint32(c.rest[sizeCell+offPathType:]); t >= uint32(len(pathTypeNames)) {
+			return 0, fmt.Errorf("%w: path type %d", ErrCell, t)
+		}
+	}
 	if kind == cellFile {
 		if state := native.Uint32(c.rest[sizeCell+offFileDigestState:]); state > uint32(digestZero) {
 			return 0, fmt.Errorf("%w: digest state %d", ErrCell, state)

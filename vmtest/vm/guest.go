@@ -59,6 +59,9 @@ func serve() (answer, error) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1024, Max: 512 << 10}); err != nil {
 		return a, fmt.Errorf("limit of open files: %w", err)
 	}
+	if err := reply(answer{Begun: true}); err != nil {
+		return a, err
+	}
 	return run(r)
 }
 
@@ -248,6 +251,7 @@ func reply(a answer) error {
 	if err != nil {
 		return err
 	}
+	defer port.Close() // only one can have it open
 	return json.NewEncoder(port).Encode(a)
 }
 

@@ -140,12 +140,9 @@ func boot(o options, k kernel, r request) int {
 
 	m := machine{
 		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(ctx, k),
-		stdout: os.Stdout, stderr: os.Stderr, console: newConsole(nil),
+		stdout: os.Stdout, stderr: os.Stderr,
 	}
-	if o.verbose {
-		m.console.to = os.Stderr
-	}
-	a, err := m.run(ctx, r)
+	a, err := m.runAgain(ctx, r, o.verbose)
 	if context.Cause(ctx) == errStopped {
 		return <-stopped
 	}
@@ -161,6 +158,28 @@ func boot(o options, k kernel, r request) int {
 		return statusWarned
 	}
 	return a.Status
+}
+
+// bootTries is how often a machine may die before the command begins. Emulators lose
+// a race with a kernel that patches its own code now and then ("Oops: int3"); nothing
+// has run by then.
+const bootTries = 3
+
+// runAgain is run, with another try if the machine dies while booting.
+func (m *machine) runAgain(ctx context.Context, r request, verbose bool) (answer, error) {
+	for try := 1; ; try++ {
+		m.console = newConsole(nil)
+		if verbose {
+			m.console.to = os.Stderr
+		}
+		a, err := m.run(ctx, r)
+		if !errors.Is(err, errNoBoot) {
+			return a, err
+		}
+		if try == bootTries {
+			return a, fmt.Errorf("%w, %d times", err, bootTries)
+		}
+	}
 }
 
 // Exit statuses of ours, above those of most commands; help tells about them.

@@ -39,6 +39,8 @@ var (
 	errTimeout = errors.New("timeout")
 	// errDied: the machine ended without an answer.
 	errDied = errors.New("the machine ended without an answer")
+	// errNoBoot: the machine ended before the command began.
+	errNoBoot = errors.New("the machine died while booting")
 	// errStopped: a signal told us to end.
 	errStopped = errors.New("stopped")
 )
@@ -159,7 +161,12 @@ func (m *machine) attend(ctx context.Context, ports []*os.File, end func()) (ans
 	go func() {
 		var got result
 		defer ports[3].Close()
-		got.err = json.NewDecoder(ports[3]).Decode(&got.answer)
+		answers := json.NewDecoder(ports[3])
+		if answers.Decode(&got.answer) != nil {
+			got.err = errNoBoot
+		} else if got.Begun && answers.Decode(&got.answer) != nil {
+			got.err = errDied
+		}
 		answered <- got
 	}()
 
@@ -169,7 +176,7 @@ func (m *machine) attend(ctx context.Context, ports []*os.File, end func()) (ans
 	case got := <-answered:
 		switch a = got.answer; {
 		case got.err != nil:
-			err = errDied
+			err = got.err
 		case a.Error != "":
 			err = fmt.Errorf("the guest could not be set up: %s", a.Error)
 		default:

@@ -13,8 +13,9 @@ type request struct {
 	Modules []string // in the initramfs, in the order to load them
 }
 
-// What the guest answers when the command has ended.
+// What the guest answers: once when the command begins, and when it has ended.
 type answer struct {
+	Begun  bool
 	Status int
 	Stdout int64 // bytes written to the port
 	Stderr int64

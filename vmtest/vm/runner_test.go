@@ -115,6 +115,14 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// A machine that cannot boot: tried again, and then said.
+func TestNoBoot(t *testing.T) {
+	got := vm(t, "-k", fastest, "-a", "rdinit=/none root=/none", "true")
+	if got.status != statusDied || !strings.Contains(got.stderr, "died while booting, 3 times") || !strings.Contains(got.stderr, "panic") {
+		t.Errorf("status %d: %s", got.status, got.stderr)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	got := vm(t, "-k", fastest, "-t", "30", "sh", "-c", "echo begun; echo '<4>on the console' >/dev/kmsg; sleep 1000")
 	if got.status != statusTimeout || got.stdout != "begun\n" || !strings.Contains(got.stderr, "on the console") {

@@ -53,7 +53,8 @@ struct tsem_namespace {
 struct tsem_task {
 	__u64 namespace;
 	__u32 ns_slot;
-	__u32 trust;		/* enum tsem_trust */
+	__u16 trust;		/* enum tsem_trust */
+	__u16 left;		/* no longer counted in the namespace */
 	__u64 tnum;
 	__u64 ttd;
 	__u64 p_ttd;

@@ -260,7 +260,8 @@ type tsemTsemTask struct {
 	_              structs.HostLayout
 	Namespace      uint64
 	NsSlot         uint32
-	Trust          uint32
+	Trust          uint16
+	Left           uint16
 	Tnum           uint64
 	Ttd            uint64
 	P_ttd          uint64
@@ -315,6 +316,7 @@ const (
 	tsemProgSocketPostCreate   = "socket_post_create"
 	tsemProgSocketSendmsg      = "socket_sendmsg"
 	tsemProgTaskAlloc          = "task_alloc"
+	tsemProgTaskExit           = "task_exit"
 	tsemProgTaskFree           = "task_free"
 	tsemProgTaskKill           = "task_kill"
 	tsemProgUnixStreamConnect  = "unix_stream_connect"
@@ -404,6 +406,7 @@ type tsemProgramSpecs struct {
 	SocketPostCreate   *ebpf.ProgramSpec `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.ProgramSpec `ebpf:"task_alloc"`
+	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
 	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
 	TaskKill           *ebpf.ProgramSpec `ebpf:"task_kill"`
 	UnixStreamConnect  *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
@@ -546,6 +549,7 @@ type tsemPrograms struct {
 	SocketPostCreate   *ebpf.Program `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.Program `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.Program `ebpf:"task_alloc"`
+	TaskExit           *ebpf.Program `ebpf:"task_exit"`
 	TaskFree           *ebpf.Program `ebpf:"task_free"`
 	TaskKill           *ebpf.Program `ebpf:"task_kill"`
 	UnixStreamConnect  *ebpf.Program `ebpf:"unix_stream_connect"`
@@ -582,6 +586,7 @@ func (p *tsemPrograms) Close() error {
 		p.SocketPostCreate,
 		p.SocketSendmsg,
 		p.TaskAlloc,
+		p.TaskExit,
 		p.TaskFree,
 		p.TaskKill,
 		p.UnixStreamConnect,

@@ -187,9 +187,9 @@ func (e *Engine) attach(names []string) error {
 	var group errgroup.Group
 	for _, name := range names {
 		group.Go(func() error {
-			l, err := link.AttachLSM(link.LSMOptions{Program: e.collection.Programs[name]})
+			l, err := attach(e.collection.Programs[name])
 			if err != nil {
-				return explain("attach the program of hook "+name, err)
+				return explain("attach the program "+name, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -198,6 +198,13 @@ func (e *Engine) attach(names []string) error {
 		})
 	}
 	return group.Wait()
+}
+
+func attach(program *ebpf.Program) (link.Link, error) {
+	if program.Type() == ebpf.Tracing {
+		return link.AttachTracing(link.TracingOptions{Program: program})
+	}
+	return link.AttachLSM(link.LSMOptions{Program: program})
 }
 
 func pages(size int) int {

@@ -27,19 +27,39 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
 	return 0;
 }
 
-SEC("lsm/task_free")
-int BPF_PROG(task_free, struct task_struct *task)
+/* The namespace has a task less. */
+static __always_inline void task_leave(struct task_struct *task)
 {
 	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
 	struct tsem_namespace *ns;
 	__u32 slot;
 
-	if (!t)
-		return 0;
+	if (!t || t->left)
+		return;
+	t->left = 1;
 	slot = t->ns_slot;
 	ns = bpf_map_lookup_elem(&namespaces, &slot);
 	if (ns && ns->id == t->namespace)
 		__sync_fetch_and_sub(&ns->tasks, 1);
+}
+
+/*
+ * There is no LSM hook for the end of a task. task_free comes much later, from a
+ * soft interrupt, where kernels before 6.2 do not find the storage of a task if they
+ * interrupted a look at it.
+ */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(task_exit, struct task_struct *task)
+{
+	task_leave(task);
+	return 0;
+}
+
+/* A fork that failed after task_alloc has no exit. */
+SEC("lsm/task_free")
+int BPF_PROG(task_free, struct task_struct *task)
+{
+	task_leave(task);
 	return 0;
 }
 

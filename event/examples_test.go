@@ -24,7 +24,7 @@ type specified struct {
 	Name       string
 	Ordinal    Hook
 	ExportType string `json:"export_type"`
-	Params     []struct{ Path string }
+	Params     []struct{ Path, Format string }
 	Example    string
 	Variants   []struct{ Label, Example string }
 }

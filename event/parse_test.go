@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -28,6 +29,24 @@ func (j noJoiner) FileDigest(*Record, *FileView) ([]byte, DigestState) { return 
 func capable() *eventtest.Builder {
 	b := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2, Number: 1, TID: 1, Comm: "test"}}
 	return b.Cell(eventtest.Scalar, uint64(21)).Cell(eventtest.Scalar, uint64(0))
+}
+
+// A record that is wrong, and what Parse has to say.
+type wrong struct {
+	name string
+	raw  []byte
+	want error
+	says string
+}
+
+func refused(t *testing.T, tests []wrong) {
+	t.Helper()
+	for _, test := range tests {
+		_, err := Parse(test.raw)
+		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v; want %v with %q", test.name, err, test.want, test.says)
+		}
+	}
 }
 
 // TestParseErrors: each way a record can be wrong has its error.
@@ -53,12 +72,7 @@ func TestParseErrors(t *testing.T) {
 		return raw
 	}
 	missing := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2}}
-	for _, test := range []struct {
-		name string
-		raw  []byte
-		want error
-		says string
-	}{
+	refused(t, []wrong{
 		{"empty", nil, ErrTruncated, "0 bytes"},
 		{"half a header", capable().Record()[:100], ErrTruncated, "100 bytes"},
 		{"shorter than it says", capable().Record()[:184], ErrTruncated, "184 bytes"},
@@ -78,25 +92,74 @@ func TestParseErrors(t *testing.T) {
 		{"padding", opened(1, 9), ErrCell, "padding 00000000000009"},
 		{"path flags", opened(8+sizePath-offPathFlags, 0x80), ErrCell, "path flags 0x80"},
 		{"path type", opened(8+sizePath-offPathType, 9), ErrCell, "path type 9"},
+		{"longer than it says", append(capable().Record(), 0), ErrTruncated, "193 bytes, it says 192"},
+		{"no kind", set(offRecordKind, 0), ErrKind, "0, of capable"},
 		{"text too long", text(textMax + 1), ErrCell, "4097 bytes"},
-	} {
-		_, err := Parse(test.raw)
-		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
-			t.Errorf("%s: %v; want %v with %q", test.name, err, test.want, test.says)
-		}
-	}
+	})
 	if _, err := Parse(text(textMax)); err != nil {
 		t.Errorf("the longest text: %v", err)
 	}
-	// Cut off anywhere, and with the length that goes with it.
-	whole := capable().Record()
-	for n := range whole {
-		short := bytes.Clone(whole[:n])
-		if n >= 4 {
-			native.PutUint32(short, uint32(n))
-		}
-		if _, err := Parse(short); err == nil {
-			t.Errorf("accepted with %d of %d bytes", n, len(whole))
+}
+
+// TestCellErrors: the same, of cells.
+func TestCellErrors(t *testing.T) {
+	at := func(raw []byte, at int, value byte) []byte {
+		raw[at] = value
+		return raw
+	}
+	cut := (&eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}})
+	addFile(cut, digestWanted, "/")
+	bind := func(rest func(*eventtest.Builder)) []byte {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 24, Kind: 1}}
+		rest(b.Sock(2, 1, 6, 0))
+		return b.Record()
+	}
+	addressed := func(b *eventtest.Builder) { b.Addr(2, nil) }
+	swapped := &eventtest.Builder{Header: eventtest.Header{Hook: 24, Kind: 1}}
+	swapped.Addr(2, nil).Sock(2, 1, 6, 0)
+	longPath := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}
+	addFile(longPath, digestWanted, strings.Repeat("/", textMax+1))
+	exec := func(kind Kind) []byte {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: uint16(HookExec), Kind: uint8(kind)}}
+		addFile(b, digestWanted, "/")
+		return b.Record()
+	}
+	anonymous := func() *eventtest.Builder { return &eventtest.Builder{Header: eventtest.Header{Hook: 15, Kind: 1}} }
+	refused(t, []wrong{
+		{"digest state", at(cut.Record(), sizeRecord+sizeCell+offFileDigestState, 4), ErrCell, "digest state 4"},
+		{"path too long", longPath.Record(), ErrCell, "4129 bytes"},
+		{"address too long", bind(func(b *eventtest.Builder) { b.Addr(2, make([]byte, addressMax+1)) }), ErrCell, "137 bytes"},
+		{"address without a head", bind(func(b *eventtest.Builder) { b.Cell(eventtest.Addr, uint32(2)) }), ErrCell, "4 bytes"},
+		{"unknown flag", at(bind(addressed), sizeRecord+sizeCell+sizeSock+2, 2), ErrCell, "flags 0x2"},
+		{"a socket that is cut", at(bind(addressed), sizeRecord+2, 1), ErrCell, "flags 0x1"},
+		{"absent where it must not be", bind(func(b *eventtest.Builder) { b.Absent() }), ErrCell, "member addr, cell 2"},
+		{"order of the cells", swapped.Record(), ErrCell, "member sock, cell 1"},
+		{"a cell too many", bind(func(b *eventtest.Builder) { b.Addr(2, nil).Absent() }), ErrCell, "8 bytes after the last one"},
+		{"a cell too few", bind(func(*eventtest.Builder) {}), ErrTruncated, "member addr, cell 2"},
+		{"cut, and the header does not know", at(cut.Record(), offRecordCut, 0), ErrCell, "1 of them cut, the header says 0"},
+		{"exec as an event", exec(KindEvent), ErrKind, "1, of bprm_committed_creds"},
+		{"exec as an async event", exec(KindAsync), ErrKind, "2, of bprm_committed_creds"},
+		{"absent with a payload", anonymous().Cell(eventtest.Absent, uint64(0)).Scalar(7).Scalar(34).Record(), ErrCell, "type 0 with 8 bytes"},
+		{"absent that is cut", anonymous().Cut(eventtest.Absent).Scalar(7).Scalar(34).Record(), ErrCell, "type 0 with flags 0x1"},
+	})
+}
+
+// TestTruncated: a record of any hook that is cut off anywhere is refused, with the
+// length it had and with the one it has now.
+func TestTruncated(t *testing.T) {
+	all := specification(t)
+	for _, hook := range Hooks() {
+		whole := inverted(t, all[hook.String()].Example).Record()
+		for n := range whole {
+			for _, said := range []int{len(whole), n} {
+				short := bytes.Clone(whole[:n])
+				if n >= 4 {
+					native.PutUint32(short, uint32(said))
+				}
+				if _, err := Parse(short); !errors.Is(err, ErrTruncated) {
+					t.Errorf("%s, %d of %d bytes, it says %d: %v", hook, n, len(whole), said, err)
+				}
+			}
 		}
 	}
 }
@@ -201,8 +264,10 @@ func FuzzParse(f *testing.F) {
 		f.Add(inverted(f, all[hook.String()].Example).Record())
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if len(raw) >= 4 {
-			// Else nearly nothing would get past the first check.
+		_, _ = Parse(raw)
+		// Else nearly nothing would get past the first check. The bytes are the
+		// engine's, and not to be written to.
+		if raw = bytes.Clone(raw); len(raw) >= 4 {
 			native.PutUint32(raw, uint32(len(raw)))
 		}
 		r, err := Parse(raw)
@@ -227,15 +292,61 @@ func FuzzText(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		quoted := `"` + escaped(text) + `"`
+		if got := append(appendText([]byte{'"'}, text), '"'); string(got) != quoted {
+			t.Fatalf("%q, want %q", got, quoted)
+		}
 		var decoded string
-		quoted := append(appendText([]byte{'"'}, text), '"')
-		if err := json.Unmarshal(quoted, &decoded); err != nil {
+		if err := json.Unmarshal([]byte(quoted), &decoded); err != nil {
 			t.Fatalf("%q: %v", quoted, err)
 		}
 		if got := original(decoded); !bytes.Equal(got, text) {
 			t.Errorf("%q came back as %q", text, got)
 		}
+
+		// As the name of a task, of a device and of a path.
+		text = text[:min(len(text), textMax)]
+		comm := text[:min(len(text), 15)]
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 38, Kind: 1, Comm: string(comm)}}
+		b.Text(string(text)).Path(eventtest.PathCell{Text: string(text)}).Absent().Scalar(0)
+		r, err := Parse(b.Record())
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r)
+		if err != nil || !json.Valid(line) {
+			t.Fatalf("%q, %v", line, err)
+		}
+		comm, _, _ = bytes.Cut(comm, []byte{0})
+		for _, want := range []string{
+			`{"process": "` + escaped(comm) + `", "type": "sb_mount", `,
+			`{"dev_name": "` + escaped(text) + `", "path": {"pathname": "` + escaped(text) + `"}, "flags": "0"}}` + "\n",
+		} {
+			if !strings.Contains(string(line), want) {
+				t.Errorf("no %s in %s", want, line)
+			}
+		}
 	})
+}
+
+// escaped is section 2.4 of the specification once more, rule by rule.
+func escaped(text []byte) string {
+	var s strings.Builder
+	for i, r := range string(text) {
+		switch {
+		case r == '"' || r == '\\':
+			s.WriteString(`\` + string(r))
+		case r < 0x20:
+			fmt.Fprintf(&s, `\u%04x`, r)
+		case r != utf8.RuneError:
+			s.WriteRune(r)
+		case bytes.HasPrefix(text[i:], []byte("\ufffd")):
+			s.WriteString(`\ufffdef\ufffdbf\ufffdbd`)
+		default:
+			fmt.Fprintf(&s, `\ufffd%02x`, text[i])
+		}
+	}
+	return s.String()
 }
 
 // original undoes the mapping: U+FFFD and two digits stand for a byte.

@@ -5,12 +5,15 @@ package event
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 )
 
 // TestTable: the event table, the specification and the list of the kernel half agree.
@@ -45,19 +48,54 @@ func TestTable(t *testing.T) {
 	}
 	contexts := map[string]Kind{"SLEEPABLE": KindEvent, "ATOMIC": KindAsync}
 	listed := regexp.MustCompile(`(?m)^\tHOOK\((\w+), (\d+), (\w+)\)`).FindAllStringSubmatch(string(list), -1)
+	var differ []string
 	for _, m := range listed {
 		hook, ok := Lookup(m[1])
 		if !ok || strconv.Itoa(int(hook)) != m[2] {
 			t.Errorf("%s: %d in the event table, %s in hooks.h", m[1], hook, m[2])
 			continue
 		}
-		// key_alloc may sleep in TSEM, and not in a BPF LSM.
-		if kind := contexts[m[3]]; kind != hook.row().kind && m[1] != "key_alloc" {
-			t.Errorf("%s is %s in hooks.h", m[1], m[3])
+		if contexts[m[3]] != hook.row().kind {
+			differ = append(differ, m[1]+" "+m[3])
 		}
+	}
+	// key_alloc may sleep in TSEM, and not in a BPF LSM.
+	if want := []string{"key_alloc ATOMIC"}; !slices.Equal(differ, want) {
+		t.Errorf("in hooks.h other than in the event table: %v, want %v", differ, want)
 	}
 	if len(listed) != len(Hooks()) {
 		t.Errorf("%d hooks in hooks.h, %d in the event table", len(listed), len(Hooks()))
+	}
+}
+
+// TestFormats: each number of the table is written in the format of the specification.
+func TestFormats(t *testing.T) {
+	all := specification(t)
+	formats := map[*shape]string{
+		u32: "%u", spacedU32: "%u", s32: "%d", octal: "0%o", taskID: "%*phN", text: "%s", optionalText: "%s", base64: "%s",
+	}
+	// What the printer makes of a cell of ones.
+	ones := map[string]string{
+		"%u": `"4294967295"`, "%d": `"-1"`, "0%o": `"037777777777"`, "%lu": `"18446744073709551615"`, "%llu": `"18446744073709551615"`,
+	}
+	cell := (&eventtest.Builder{}).Scalar(1<<64 - 1).Record()[sizeRecord:]
+	for _, hook := range Hooks() {
+		specified := make(map[string]string)
+		for _, p := range all[hook.String()].Params {
+			specified[p.Path] = p.Format
+		}
+		for _, m := range hook.row().members {
+			want, simple := specified[m.name]
+			if got, ok := formats[m.shape]; ok && got != want || !ok && simple && m.shape != u64 {
+				t.Errorf("%s.%s is %s, specified %s", hook, m.name, got, want)
+			}
+			if written, ok := ones[want]; ok {
+				e := &Encoder{cells: cells{rest: cell}}
+				if got := string(m.shape.print(e, nil)); got != written {
+					t.Errorf("%s.%s: %s, want %s", hook, m.name, got, written)
+				}
+			}
+		}
 	}
 }
 

@@ -291,15 +291,22 @@ func TestConcurrentRequestsReadOnce(t *testing.T) {
 	}
 }
 
-// A request that has joined one whose path leads nowhere goes its own way.
-func TestSharedFailure(t *testing.T) {
+// busy returns a cache whose workers are all held up, until release is called.
+func busy(t *testing.T) (c *Cache, release func()) {
+	t.Helper()
 	read, called, release := stalled()
-	defer release()
-	c := testCache(t, read)
+	c = testCache(t, read)
 	for range workers {
 		c.Get(record(t, write(t, "stalled", "stalled")), 0)
 		<-called
 	}
+	return c, release
+}
+
+// A request that has joined one whose path leads nowhere goes its own way.
+func TestSharedFailure(t *testing.T) {
+	c, release := busy(t)
+	defer release()
 	req := record(t, write(t, "file", "content"))
 	lost := req
 	lost.Path = "/nowhere"
@@ -314,13 +321,8 @@ func TestSharedFailure(t *testing.T) {
 }
 
 func TestOverload(t *testing.T) {
-	read, called, release := stalled()
+	c, release := busy(t)
 	defer release()
-	c := testCache(t, read)
-	for range workers {
-		c.Get(record(t, write(t, "stalled", "stalled")), 0)
-		<-called
-	}
 	req := record(t, write(t, "file", "content"))
 	for i := range queued {
 		other := req

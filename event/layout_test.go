@@ -75,6 +75,13 @@ func TestLayoutConstants(t *testing.T) {
 		}
 	}
 	constants := layoutConstants(t)
+	// Where the code has no constants: the head of a cell, and the ids one after the other.
+	for i, field := range []string{"Type", "Flags", "Size"} {
+		constants["offCell"+field] = uint32(2 * i)
+	}
+	for i, id := range []string{"Uid", "Euid", "Suid", "Gid", "Egid", "Sgid", "Fsuid", "Fsgid"} {
+		constants["offCreds"+id] = uint32(4 * i)
+	}
 	if len(constants) < 9 {
 		t.Fatalf("only %v found", constants)
 	}
@@ -93,6 +100,19 @@ func TestLayoutConstants(t *testing.T) {
 // this package and those of the builder, which stand for themselves.
 func TestEnums(t *testing.T) {
 	types := objectTypes(t)
+	for constant, same := range map[uint64]uint64{
+		uint64(cellAbsent): eventtest.Absent, uint64(cellScalar): eventtest.Scalar, uint64(cellInode): eventtest.Inode,
+		uint64(cellPath): eventtest.Path, uint64(cellFile): eventtest.File, uint64(cellCreds): eventtest.Creds,
+		uint64(cellSock): eventtest.Sock, uint64(cellIPC): eventtest.IPC, uint64(cellAddr): eventtest.Addr,
+		uint64(cellTask): eventtest.Task, uint64(cellText): eventtest.Text, uint64(cellBytes): eventtest.Bytes,
+	} {
+		if constant != same {
+			t.Errorf("cell type %d, %d in the builder", constant, same)
+		}
+	}
+	if pathDev != eventtest.PathDev || pathCreated != eventtest.PathCreated || pathNameOnly != eventtest.PathNameOnly {
+		t.Error("the path flags are not those of the builder")
+	}
 	for enum, want := range map[string]map[string]uint64{
 		"tsem_cell_type": {
 			"TSEM_CELL_ABSENT": eventtest.Absent, "TSEM_CELL_SCALAR": eventtest.Scalar, "TSEM_CELL_INODE": eventtest.Inode,

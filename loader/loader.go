@@ -75,12 +75,12 @@ type Engine struct {
 // process becomes a keeper: it is never modeled. The error is a *SupportError if
 // this kernel cannot be used as it is.
 func Load() (*Engine, error) {
-	cache := btf.NewCache()
-	support, err := probe(cache)
+	spec, err := bpf.Load()
 	if err != nil {
 		return nil, err
 	}
-	spec, err := bpf.Load()
+	cache := btf.NewCache()
+	support, err := probe(spec, cache)
 	if err != nil {
 		return nil, err
 	}

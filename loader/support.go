@@ -104,11 +104,16 @@ const (
 // boot line or the privileges of the caller have to change; the Support is then as
 // complete as it could be made.
 func Probe() (*Support, error) {
-	return probe(btf.NewCache())
+	spec, err := bpf.Load()
+	if err != nil {
+		return nil, err
+	}
+	return probe(spec, btf.NewCache())
 }
 
-// probe is Probe with a cache of the kernel's types, whose decoding is most of the work.
-func probe(cache *btf.Cache) (*Support, error) {
+// probe is Probe for an object that is only read, with a cache of the kernel's types:
+// decoding these two is most of the work.
+func probe(spec *ebpf.CollectionSpec, cache *btf.Cache) (*Support, error) {
 	s := new(Support)
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -129,10 +134,6 @@ func probe(cache *btf.Cache) (*Support, error) {
 	if !has("bpf_lsm_file_open") {
 		return s, &SupportError{ErrKernel, "kernel " + s.Kernel + " has no BPF LSM",
 			"use a kernel built with CONFIG_BPF_LSM=y"}
-	}
-	spec, err := bpf.Load()
-	if err != nil {
-		return s, err
 	}
 	if err := probeRuns(spec.Copy(), cache, s.LSMs); err != nil {
 		return s, err

@@ -101,12 +101,8 @@ type Totals struct {
 // is under way and everything is read.
 func (n *Namespace) Totals() Totals {
 	s := n.state
-	refused := make([]ringbuf.Refusal, len(bpf.Refusals))
-	for i, name := range bpf.Refusals {
-		refused[i] = ringbuf.Refusal{Name: name, Count: atomic.LoadUint64(&s.Refused[i])}
-	}
 	return Totals{
-		Balance:       n.ledger.Balance(atomic.LoadUint64(&s.Raised), refused),
+		Balance:       n.balance(),
 		Written:       n.written.Load(),
 		Unreadable:    n.unreadable.Load(),
 		Cut:           atomic.LoadUint64(&s.Cut),
@@ -119,6 +115,15 @@ func (n *Namespace) Totals() Totals {
 		DigestsCached: atomic.LoadUint64(&s.DigestsCached),
 		Digests:       n.joiner.digests.Stats(),
 	}
+}
+
+// balance is the part of the account that has to balance.
+func (n *Namespace) balance() ringbuf.Balance {
+	refused := make([]ringbuf.Refusal, len(bpf.Refusals))
+	for i, name := range bpf.Refusals {
+		refused[i] = ringbuf.Refusal{Name: name, Count: atomic.LoadUint64(&n.state.Refused[i])}
+	}
+	return n.ledger.Balance(atomic.LoadUint64(&n.state.Raised), refused)
 }
 
 // String returns the account in one line; what did not happen is left out.

@@ -242,7 +242,7 @@ func (n *Namespace) ended() bool {
 	if shut == 0 || !n.magazine.Drained() {
 		return false
 	}
-	return n.Totals().Err() == nil || time.Now().UnixNano()-shut > int64(endWait)
+	return n.balance().Err() == nil || time.Now().UnixNano()-shut > int64(endWait)
 }
 
 // waitForRecords blocks until there may be something to read.

@@ -45,7 +45,7 @@ type expected struct {
 	facts facts
 	task  string // TASK_ID of the actor
 
-	plain, folder, root object // inodes before the act
+	plain, folder object // inodes before the act
 }
 
 func (x *expected) fact(name string) string {

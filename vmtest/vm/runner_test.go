@@ -139,15 +139,7 @@ func TestPanic(t *testing.T) {
 
 // What a test may count on, on each kernel.
 func TestInside(t *testing.T) {
-	list, err := os.ReadFile("../kernels.list")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(list)) {
-		if strings.HasPrefix(line, "#") {
-			continue
-		}
-		name := strings.Fields(line)[0]
+	for _, name := range kernelNames(t) {
 		t.Run(name, func(t *testing.T) {
 			k, err := openKernel(name, "../kernels")
 			if err != nil {

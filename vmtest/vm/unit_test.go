@@ -232,17 +232,24 @@ func fetched(t *testing.T, name string) (dir string) {
 	return dir
 }
 
-// What is in the cache is not fetched again, and what is not in the list not at all.
-func TestOpenKernel(t *testing.T) {
+// kernelNames returns the names in kernels.list.
+func kernelNames(t *testing.T) (names []string) {
+	t.Helper()
 	list, err := os.ReadFile("../kernels.list")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(list)) {
-		if strings.HasPrefix(line, "#") {
-			continue
+		if !strings.HasPrefix(line, "#") {
+			names = append(names, strings.Fields(line)[0])
 		}
-		name := strings.Fields(line)[0]
+	}
+	return names
+}
+
+// What is in the cache is not fetched again, and what is not in the list not at all.
+func TestOpenKernel(t *testing.T) {
+	for _, name := range kernelNames(t) {
 		t.Run(name, func(t *testing.T) {
 			want := kernel{name, fetched(t, name), "1.2.3-test"}
 			got, err := openKernel(name, "../kernels")

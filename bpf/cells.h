@@ -208,4 +208,11 @@ static __noinline int cell_sock(struct event *e, struct sock *sk, __u64 owner)
 	return 0;
 }
 
+/* Who created the inode, as a path says it. */
+struct created {
+	bool set;
+	__u64 owner;
+	__u64 instance;
+};
+
 #endif

@@ -32,6 +32,7 @@
 struct digest {
 	__u32 state;		/* enum tsem_digest_state */
 	__u8 sha256[32];
+	struct created created;	/* in the namespace of the event; decides the digest too */
 };
 
 /* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
@@ -111,8 +112,7 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	s = bpf_inode_storage_get(&digests, inode, 0, 0);
 	if (s && digest_cached(s, &before, d->sha256)) {
 		d->state = TSEM_DIGEST_IMA;
-		if (ns)
-			__sync_fetch_and_add(&ns->digests_cached, 1);
+		__sync_fetch_and_add(&ns->digests_cached, 1);
 		return 0;
 	}
 	if (before.size > IMA_SIZE_MAX)
@@ -123,8 +123,7 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	if (!content_equal(&before, &after))
 		return 0;
 	d->state = TSEM_DIGEST_IMA;
-	if (ns)
-		__sync_fetch_and_add(&ns->digests_ima, 1);
+	__sync_fetch_and_add(&ns->digests_ima, 1);
 	if (!content_settled(&before))
 		return 0;
 	if (!s)
@@ -168,19 +167,12 @@ static __always_inline struct creator *creator_of(struct inode *inode)
 	return bpf_map_lookup_elem(&creators, &key);
 }
 
-/* Is the inode one that a task of this namespace created? */
-static __always_inline bool created_here(struct tsem_namespace *ns, struct inode *inode)
-{
-	struct creator *c = creator_of(inode);
-
-	return c && c->namespace == ns->id;
-}
-
 /* TSEM's order of rules (its digest of a FILE); the last ones are ours. */
 static __always_inline void take_digest(struct event *e, struct file *file, __u32 rules,
 					struct digest *d)
 {
 	struct inode *inode = file->f_inode;
+	struct creator *c;
 
 	__builtin_memset(d, 0, sizeof(*d));
 	d->state = TSEM_DIGEST_EMPTY;
@@ -189,7 +181,13 @@ static __always_inline void take_digest(struct event *e, struct file *file, __u3
 			d->state = TSEM_DIGEST_ZERO;
 		return;
 	}
-	if (!inode->i_size || created_here(e->ns, inode))
+	c = creator_of(inode);
+	if (c && c->namespace == e->ns->id) {
+		d->created.set = true;
+		d->created.owner = c->owner;
+		d->created.instance = c->instance;
+	}
+	if (!inode->i_size || d->created.set)
 		return;
 	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(inode->i_sb->s_magic))
 		return;

@@ -32,23 +32,14 @@ static __noinline int cell_inode(struct event *e, struct inode *inode)
 static __noinline int cell_file(struct event *e, struct file *file, const struct digest *d)
 {
 	struct tsem_file *f = cell(e, TSEM_CELL_FILE, sizeof(*f));
-	struct inode *inode = file->f_inode;
-	struct created created = {};
-	struct creator *c;
 
 	if (!f)
 		return 0;
 	f->f_flags = file->f_flags;
 	f->digest_state = d->state;
 	__builtin_memcpy(f->digest, d->sha256, sizeof(f->digest));
-	cell_inode(e, inode);
-	c = creator_of(inode);
-	if (c && c->namespace == e->ns->id) {
-		created.set = true;
-		created.owner = c->owner;
-		created.instance = c->instance;
-	}
-	cell_path(e, file->f_path.dentry, file->f_path.mnt, &created);
+	cell_inode(e, file->f_inode);
+	cell_path(e, file->f_path.dentry, file->f_path.mnt, &d->created);
 	return 0;
 }
 

@@ -224,13 +224,6 @@ static __always_inline __u32 path_type(void)
 								  TSEM_PATH_TYPE_NAMESPACE;
 }
 
-/* Who created the inode, as a path says it. */
-struct created {
-	bool set;
-	__u64 owner;
-	__u64 instance;
-};
-
 /* A PATH cell; mnt is NULL for the dentry style. */
 static __noinline int cell_path(struct event *e, struct dentry *dentry, struct vfsmount *mnt,
 				const struct created *created)

@@ -162,15 +162,10 @@ struct inode___6_1 {	/* before 6.6 */
 	struct timespec64 i_ctime;
 };
 
-struct dentry_operations {
-	void *d_dname;
-};
-
 struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
-	const struct dentry_operations *d_op;
 	struct super_block *d_sb;
 };
 

@@ -19,7 +19,7 @@ help: ## Show this list.
 
 .PHONY: demo
 demo: vm-setup build ## See the events of a real workload on the newest kernel.
-	@vmtest/run -k latest -t 280 -- vmtest/demo
+	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
 test: setup build generated vet lint format runner-test vm-test unit-test ## Run everything that CI runs.
@@ -42,7 +42,7 @@ vm-test-%: vm-setup build
 	@mkdir -p build/tmp
 	@echo "== kernel $*"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest \
-		-exec "$(CURDIR)/vmtest/run -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
 
 .PHONY: runner-test
 runner-test: vm-setup build ## Run the tests of the VM runner, which boot machines.

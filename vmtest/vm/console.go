@@ -80,18 +80,33 @@ func (c *console) waitEnd(limit time.Duration) {
 
 // Marks of a kernel that found something wrong with itself.
 var warningMarks = []string{
-	"WARNING: ", "BUG: ", "kernel BUG at", "Oops: ", "UBSAN: ",
+	"WARNING: ", "BUG: ", "kernel BUG at", "Oops: ", "int3: ", "UBSAN: ",
 	"INFO: task ", "rcu: INFO:", "soft lockup", "Call Trace:",
+}
+
+// warned is the place of the first line that bears such a mark, -1 if there is none.
+func warned(lines []string) int {
+	return slices.IndexFunc(lines, func(line string) bool {
+		return slices.ContainsFunc(warningMarks, func(mark string) bool { return strings.Contains(line, mark) })
+	})
 }
 
 // warnings gives the lines from the first that bears such a mark on; none if there is none.
 func (c *console) warnings() string {
 	all := c.lines()
-	first := slices.IndexFunc(all, func(line string) bool {
-		return slices.ContainsFunc(warningMarks, func(mark string) bool { return strings.Contains(line, mark) })
-	})
+	first := warned(all)
 	if first < 0 {
 		return ""
 	}
 	return strings.Join(all[first:min(len(all), first+consoleLines)], "\n")
+}
+
+// staleInt3 tells whether the first thing that the kernel found wrong was a breakpoint
+// of nobody's. A kernel that patches its code puts an int3 there for a moment. QEMU drops
+// the translation of what is written before it writes (accel/tcg/cputlb.c, notdirty_write),
+// so that a CPU may translate the old bytes in between, and keep them.
+func (c *console) staleInt3() bool {
+	all := c.lines()
+	first := warned(all)
+	return first >= 0 && strings.Contains(all[first], "int3: ")
 }

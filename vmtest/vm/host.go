@@ -32,6 +32,8 @@ mounted, loopback is up, modprobe works. Standard input is empty.
   -t SECONDS  the longest that COMMAND may take, with the boot; 600 by default
   -a WORDS    more words for the kernel command line, like "lsm=lockdown,capability"
   -W          fail if the kernel warned of something on its console
+  -r          run COMMAND again, twice at most, if the emulator killed the kernel
+              ("int3" on the console; docs/vm.md); what it printed is printed again
   -v          show the console on standard error
 
 Exit status: that of COMMAND, 128+N if signal N ended it, 126 and 127 as in a
@@ -55,6 +57,7 @@ type options struct {
 	seconds int
 	append  string
 	warn    bool
+	repeat  bool
 	verbose bool
 	words   []string
 }
@@ -71,6 +74,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.seconds, "t", 600, "")
 	flags.StringVar(&o.append, "a", "", "")
 	flags.BoolVar(&o.warn, "W", false, "")
+	flags.BoolVar(&o.repeat, "r", false, "")
 	flags.BoolVar(&o.verbose, "v", false, "")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -142,7 +146,7 @@ func boot(o options, k kernel, r request) int {
 		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(ctx, k),
 		stdout: os.Stdout, stderr: os.Stderr,
 	}
-	a, err := m.runAgain(ctx, r, o.verbose)
+	a, err := m.runAgain(ctx, r, o)
 	if context.Cause(ctx) == errStopped {
 		return <-stopped
 	}
@@ -160,24 +164,31 @@ func boot(o options, k kernel, r request) int {
 	return a.Status
 }
 
-// bootTries is how often a machine may die before the command begins. Emulators lose
-// a race with a kernel that patches its own code now and then ("Oops: int3"); nothing
-// has run by then.
-const bootTries = 3
+// tries is how often a machine may die of what is not the command's doing: before
+// the command begins, or of the emulator's race. Every time is no race any more.
+const tries = 3
 
-// runAgain is run, with another try if the machine dies while booting.
-func (m *machine) runAgain(ctx context.Context, r request, verbose bool) (answer, error) {
+// runAgain is run, with another try if the machine dies while booting (nothing has
+// run by then), or, with -r, if the emulator killed it.
+func (m *machine) runAgain(ctx context.Context, r request, o options) (answer, error) {
 	for try := 1; ; try++ {
 		m.console = newConsole(nil)
-		if verbose {
+		if o.verbose {
 			m.console.to = os.Stderr
 		}
 		a, err := m.run(ctx, r)
-		if !errors.Is(err, errNoBoot) {
+		lost := !m.kvm && errors.Is(err, errDied) && m.console.staleInt3()
+		if lost {
+			err = fmt.Errorf("%w: the emulator ran an int3 that the kernel had replaced", err)
+		}
+		if !errors.Is(err, errNoBoot) && !(lost && o.repeat) {
 			return a, err
 		}
-		if try == bootTries {
-			return a, fmt.Errorf("%w, %d times", err, bootTries)
+		if try == tries {
+			return a, fmt.Errorf("%w, %d times", err, tries)
+		}
+		if lost {
+			fmt.Fprintf(os.Stderr, "vmtest/run: %v; again from the start (-r), try %d of %d\n", err, try+1, tries)
 		}
 	}
 }

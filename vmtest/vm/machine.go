@@ -54,9 +54,10 @@ func (m *machine) arguments(initramfs string) []string {
 	if m.kvm {
 		accel, cpu = "kvm", "host"
 	}
-	// loglevel=5 shows warnings; a panic ends qemu at once (-no-reboot);
-	// mitigations only cost time here.
-	line := "console=ttyS0 loglevel=5 panic=-1 mitigations=off " + m.append
+	// loglevel=5 shows warnings; an oops or panic ends qemu at once (-no-reboot);
+	// the time stamp counter is the host's on every CPU, whatever a late watchdog
+	// thinks; mitigations only cost time here.
+	line := "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable mitigations=off " + m.append
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", accel, "-cpu", cpu,

@@ -103,8 +103,8 @@ func TestParse(t *testing.T) {
 		{"command", []string{"true"}, with(func(o *options) { o.words = []string{"true"} })},
 		{"its options are its own", []string{"ls", "-k", "x"}, with(func(o *options) { o.words = []string{"ls", "-k", "x"} })},
 		{"words stay as they are", []string{"--", "", "a b", "\n\xff", "--"}, with(func(o *options) { o.words = []string{"", "a b", "\n\xff", "--"} })},
-		{"all", []string{"-k", "6.1", "-c", "4", "-m", "512M", "-t", "5", "-a", "lsm=yama x", "-W", "-v", "--", "true"},
-			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, []string{"true"}}},
+		{"all", []string{"-k", "6.1", "-c", "4", "-m", "512M", "-t", "5", "-a", "lsm=yama x", "-W", "-r", "-v", "--", "true"},
+			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, true, []string{"true"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := parse(test.args)

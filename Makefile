@@ -43,6 +43,16 @@ vm-test-%: vm-setup build
 	@echo "== kernel $*"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest \
 		-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $(VM_SECONDS) --" ./vmtest
+	@$(MAKE) --no-print-directory cost-test-$*
+
+.PHONY: cost-test
+cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.
+
+.PHONY: cost-test-%
+cost-test-%: vm-setup
+	@mkdir -p build/tmp
+	GOTMPDIR=$(CURDIR)/build/tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
+		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 300 --" ./vmtest
 
 .PHONY: runner-test
 runner-test: vm-setup build ## Run the tests of the VM runner, which boot machines.

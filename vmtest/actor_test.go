@@ -11,8 +11,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -97,6 +99,26 @@ var (
 func plain(dir string) string { return dir + "/plain" }
 
 var acts = map[string]act{
+	"cost": func(dir string, know func(string, string, ...any)) func() {
+		// The median duration of a call, in ns.
+		const rounds, calls = 201, 50 // short rounds: most have no tick of the clock in them
+		measure := func(name string, do func()) {
+			var all []float64
+			for range rounds {
+				begin := time.Now()
+				for range calls {
+					do()
+				}
+				all = append(all, float64(time.Since(begin).Nanoseconds())/calls)
+			}
+			slices.Sort(all)
+			know(name, "%.0f", all[rounds/2])
+		}
+		return func() {
+			measure("open+close", func() { must(unix.Close(open(plain(dir), unix.O_RDONLY, 0))) })
+			measure("getppid", func() { unix.Getppid() })
+		}
+	},
 	"nothing": func(string, func(string, string, ...any)) func() { return func() {} },
 	"file_open": func(dir string, know func(string, string, ...any)) func() {
 		return func() { knowFlags(open(plain(dir), unix.O_RDONLY, 0), know) }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -261,49 +260,59 @@ func TestNothingLeaks(t *testing.T) {
 }
 
 // TestUnmodeledCost compares a task that is not modeled with all programs attached
-// and with none, in turn, and prints the ratios of the medians.
+// and with none, where durations are exact only: in a machine whose clock counts
+// instructions (make cost-test). The clock of any other says more of its host.
 func TestUnmodeledCost(t *testing.T) {
-	dir := folder(t, "cost")
-	work := map[string]func(){
-		"open+close": func() { must(unix.Close(open(plain(dir), unix.O_RDONLY, 0))) },
-		"getppid":    func() { unix.Getppid() },
+	if os.Getenv("TSEM_EXACT") == "" {
+		t.Skip("make cost-test runs this where the clock counts instructions")
 	}
-	// took returns ns for each call.
-	took := func(do func()) float64 {
-		const calls = 20000
-		begin := time.Now()
-		for range calls {
-			do()
+	folder(t, "cost")
+	// measure returns the lowest of what several new processes measured, in ns: a
+	// process is slower by some percent where its memory and its files' lie badly.
+	measure := func() map[string]float64 {
+		time.Sleep(5 * time.Second) // what attaching and detaching left to do is done
+		lowest := make(map[string]float64)
+		for range 7 {
+			out, err := actorCommand("cost").Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var f facts
+			if err := json.Unmarshal(out, &f); err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range f.Values {
+				ns, err := strconv.ParseFloat(value, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if lowest[name] == 0 || ns < lowest[name] {
+					lowest[name] = ns
+				}
+			}
 		}
-		return float64(time.Since(begin).Nanoseconds()) / calls
+		return lowest
 	}
-	const rounds = 5
-	with, without := make(map[string][]float64), make(map[string][]float64)
-	for range rounds {
-		for name, do := range work {
-			with[name] = append(with[name], took(do))
-		}
-		if err := engine.Close(); err != nil {
-			t.Fatal(err)
-		}
-		for name, do := range work {
-			without[name] = append(without[name], took(do))
-		}
-		var err error
-		if engine, err = loader.Load(); err != nil {
-			t.Fatal(err)
-		}
+	measure() // what the kernel does at first use only
+	with := measure()
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
 	}
-	for name := range work {
-		slices.Sort(with[name])
-		slices.Sort(without[name])
-		ratio := with[name][rounds/2] / without[name][rounds/2]
-		fmt.Printf("unmodeled %s: ratio of medians %.3f (attached %.0f to %.0f ns, not attached %.0f to %.0f ns, %d rounds)\n", name, ratio,
-			with[name][0], with[name][rounds-1], without[name][0], without[name][rounds-1], rounds)
-		// Emulation makes a helper call dearer than it is; a lookup that grew with
-		// the number of tasks or namespaces would be far beyond this.
-		if ratio > 1.5 {
-			t.Errorf("%s: %.3f", name, ratio)
+	without := measure()
+	var err error
+	if engine, err = loader.Load(); err != nil {
+		t.Fatal(err)
+	}
+	for name, most := range map[string]float64{
+		// 5 % is the aim; what is measured on 6.1 scatters by more than that, and a
+		// lookup that grew with the tasks or namespaces would be far beyond this.
+		"open+close": 1.1,
+		"getppid":    1.01, // no program is on its way
+	} {
+		ratio := with[name] / without[name]
+		fmt.Printf("unmodeled %s: ratio of medians %.3f (attached %.0f ns, not attached %.0f ns)\n", name, ratio, with[name], without[name])
+		if ratio > most {
+			t.Errorf("%s: %.3f, at most %.2f", name, ratio, most)
 		}
 	}
 }

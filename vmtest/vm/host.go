@@ -34,6 +34,9 @@ mounted, loopback is up, modprobe works. Standard input is empty.
   -W          fail if the kernel warned of something on its console
   -r          run COMMAND again, twice at most, if the emulator killed the kernel
               ("int3" on the console; docs/vm.md); what it printed is printed again
+  -i          count instructions: each takes 1 ns of the machine's clock, whatever
+              else its host does, so that durations can be compared; always emulated,
+              slower, with -c 1
   -v          show the console on standard error
 
 Exit status: that of COMMAND, 128+N if signal N ended it, 126 and 127 as in a
@@ -58,6 +61,7 @@ type options struct {
 	append  string
 	warn    bool
 	repeat  bool
+	count   bool
 	verbose bool
 	words   []string
 }
@@ -75,6 +79,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.append, "a", "", "")
 	flags.BoolVar(&o.warn, "W", false, "")
 	flags.BoolVar(&o.repeat, "r", false, "")
+	flags.BoolVar(&o.count, "i", false, "")
 	flags.BoolVar(&o.verbose, "v", false, "")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -85,6 +90,8 @@ func parse(args []string) (options, error) {
 		return o, errors.New("which COMMAND? for example: vmtest/run -- uname -a")
 	case o.cpus < 1:
 		return o, fmt.Errorf("-c %d: at least 1 CPU", o.cpus)
+	case o.count && o.cpus != 1:
+		return o, errors.New("-i: with one CPU only (-c 1); instructions of two have no common clock")
 	case o.seconds < 1:
 		return o, fmt.Errorf("-t %d: at least 1 second", o.seconds)
 	case !memorySize.MatchString(o.memory):
@@ -143,7 +150,7 @@ func boot(o options, k kernel, r request) int {
 	defer cancel()
 
 	m := machine{
-		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: kvmWorks(ctx, k),
+		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: !o.count && kvmWorks(ctx, k), count: o.count,
 		stdout: os.Stdout, stderr: os.Stderr,
 	}
 	a, err := m.runAgain(ctx, r, o)

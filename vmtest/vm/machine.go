@@ -29,6 +29,7 @@ type machine struct {
 	memory  string
 	append  string // more words for the kernel command line
 	kvm     bool
+	count   bool // the clock counts instructions
 	stdout  io.Writer
 	stderr  io.Writer
 	console *console
@@ -51,8 +52,11 @@ const grace = 3 * time.Second
 
 func (m *machine) arguments(initramfs string) []string {
 	accel, cpu := "tcg,thread=multi", "max"
-	if m.kvm {
+	switch {
+	case m.kvm:
 		accel, cpu = "kvm", "host"
+	case m.count:
+		accel = "tcg,thread=single"
 	}
 	// loglevel=5 shows warnings; an oops or panic ends qemu at once (-no-reboot);
 	// the time stamp counter is the host's on every CPU, whatever a late watchdog
@@ -67,6 +71,10 @@ func (m *machine) arguments(initramfs string) []string {
 		"-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
 		"-device", "virtio-serial-pci",
 		"-chardev", "socket,id=console,fd=3", "-serial", "chardev:console",
+	}
+	if m.count {
+		// 2^0 ns for each instruction; a machine that has nothing to do goes to the next timer.
+		args = append(args, "-icount", "shift=0,sleep=off")
 	}
 	for i, name := range []string{portStdout, portStderr, portAnswer} {
 		args = append(args,

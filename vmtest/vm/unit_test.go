@@ -104,7 +104,8 @@ func TestParse(t *testing.T) {
 		{"its options are its own", []string{"ls", "-k", "x"}, with(func(o *options) { o.words = []string{"ls", "-k", "x"} })},
 		{"words stay as they are", []string{"--", "", "a b", "\n\xff", "--"}, with(func(o *options) { o.words = []string{"", "a b", "\n\xff", "--"} })},
 		{"all", []string{"-k", "6.1", "-c", "4", "-m", "512M", "-t", "5", "-a", "lsm=yama x", "-W", "-r", "-v", "--", "true"},
-			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, true, []string{"true"}}},
+			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, false, true, []string{"true"}}},
+		{"counting", []string{"-i", "-c", "1", "true"}, with(func(o *options) { o.count, o.cpus, o.words = true, 1, []string{"true"} })},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := parse(test.args)
@@ -119,7 +120,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k ../x true", "-k .lock true", "-x true"} {
+	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k ../x true", "-k .lock true", "-x true", "-i true"} {
 		t.Run(args, func(t *testing.T) {
 			if o, err := parse(strings.Fields(args)); err == nil {
 				t.Errorf("accepted as %+v", o)

@@ -304,9 +304,10 @@ func TestUnmodeledCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, most := range map[string]float64{
-		// 5 % is the aim; what is measured on 6.1 scatters by more than that, and a
-		// lookup that grew with the tasks or namespaces would be far beyond this.
-		"open+close": 1.1,
+		// 5 % is the aim, and seen on 6.12 and 7.3. On 6.1 the same open scatters by
+		// more than 10 % (whether memory comes from a fast list or not). A lookup that
+		// grew with the tasks or namespaces would be far beyond this.
+		"open+close": 1.3,
 		"getppid":    1.01, // no program is on its way
 	} {
 		ratio := with[name] / without[name]

@@ -3,6 +3,7 @@
 package event
 
 import (
+	"bytes"
 	"crypto"
 	_ "crypto/sha256" // the digest functions a namespace can have
 	_ "crypto/sha512"
@@ -269,7 +270,9 @@ func (e *Encoder) path(dst []byte) []byte {
 		dst = appendUint(dst, `, "minor": "`, uint64(p.Minor))
 		dst = append(dst, `}, `...)
 	}
-	if p.Created {
+	// Without a directory a creation has no place, and clients that map it fail
+	// (section 7 of the specification).
+	if p.Created && bytes.IndexByte(p.Text, '/') >= 0 {
 		dst = e.id(dst, `"owner": `, p.Owner)
 		dst = appendUint(dst, `, "instance": "`, p.Instance)
 		dst = append(dst, `, `...)

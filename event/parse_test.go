@@ -288,7 +288,7 @@ func FuzzParse(f *testing.F) {
 
 // FuzzText: any bytes become a JSON string, and can be had back.
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"plain", "a\"b\\c\nd\xffe", "\ufffd", "\u00e9\U0001f600", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\x7f\x00"} {
+	for _, s := range []string{"plain", "a\"b\\c\nd\xffe", "\ufffd", "\u00e9\U0001f600", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\x7f\x00", "{", "}{", "a\\", "\\\"", "\xff\\"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -317,6 +317,9 @@ func FuzzText(f *testing.F) {
 		if err != nil || !json.Valid(line) {
 			t.Fatalf("%q, %v", line, err)
 		}
+		if n := naiveLength(line); n != len(line)-1 {
+			t.Errorf("a client that counts braces sees %d of %d bytes: %q", n, len(line)-1, line)
+		}
 		comm, _, _ = bytes.Cut(comm, []byte{0})
 		for _, want := range []string{
 			`{"process": "` + escaped(comm) + `", "type": "sb_mount", `,
@@ -329,15 +332,74 @@ func FuzzText(f *testing.F) {
 	})
 }
 
+// naiveLength is how a client finds the end of a record that knows nothing of strings:
+// where as many braces are closed as were opened.
+func naiveLength(line []byte) int {
+	open := 0
+	for i, b := range line {
+		switch b {
+		case '{':
+			open++
+		case '}':
+			if open--; open == 0 {
+				return i + 1
+			}
+		}
+	}
+	return -1
+}
+
+// TestText: the forms that clients of TSEM need (2.4 of the specification), in every
+// place of a text.
+func TestText(t *testing.T) {
+	for text, want := range map[string]string{
+		"{":           `\u007b`,
+		"a}b":         `a\u007db`,
+		`a\b`:         `a\\b`,
+		`\`:           `\u005c`,
+		`a\\`:         `a\\\u005c`,
+		`a\"`:         `a\\\"`,
+		"\xff\\":      `\ufffdff\u005c`,
+		"\u00e9{\xe2": "\u00e9" + `\u007b\ufffde2`,
+	} {
+		if got := string(appendText(nil, []byte(text))); got != want {
+			t.Errorf("%q is written %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestPathWithoutDirectory: owner and instance of a creation stand only in a path with
+// a directory.
+func TestPathWithoutDirectory(t *testing.T) {
+	for text, want := range map[string]bool{"/d/f": true, "/": true, "f": false, "": false} {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 64, Kind: 1}}
+		b.Inode(eventtest.InodeCell{}).Absent()
+		b.Path(eventtest.PathCell{Owner: 10, Instance: 3, Flags: eventtest.PathCreated, Text: text})
+		r, err := Parse(b.Record())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dialect := range []Dialect{Current, V3} {
+			line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{}).Append(nil, &r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(line, []byte(`"owner"`)) != want || bytes.Contains(line, []byte(`"instance": "3"`)) != want {
+				t.Errorf("path %q, owner and instance wanted: %v: %s", text, want, line)
+			}
+		}
+	}
+}
+
 // escaped is section 2.4 of the specification once more, rule by rule.
 func escaped(text []byte) string {
 	var s strings.Builder
 	for i, r := range string(text) {
 		switch {
+		case r == '\\' && i == len(text)-1, r == '{', r == '}', r < 0x20:
+			fmt.Fprintf(&s, `\u%04x`, r)
 		case r == '"' || r == '\\':
 			s.WriteString(`\` + string(r))
-		case r < 0x20:
-			fmt.Fprintf(&s, `\u%04x`, r)
 		case r != utf8.RuneError:
 			s.WriteRune(r)
 		case bytes.HasPrefix(text[i:], []byte("\ufffd")):

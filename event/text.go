@@ -6,18 +6,20 @@ import "unicode/utf8"
 
 const hexDigits = "0123456789abcdef"
 
-// plain are the bytes that need no second look: ASCII but for quote, backslash and
-// control characters.
+// plain are the bytes that need no second look: ASCII but for quote, backslash, braces
+// and control characters.
 var plain = func() (p [256]bool) {
 	for b := ' '; b < utf8.RuneSelf; b++ {
-		p[b] = b != '"' && b != '\\'
+		p[b] = b != '"' && b != '\\' && b != '{' && b != '}'
 	}
 	return p
 }()
 
 // appendText appends the inside of a JSON string (2.4 of the specification). The
 // mapping loses nothing, also where the bytes are not UTF-8: such a byte becomes
-// \ufffd and its two digits, and so do those of a genuine U+FFFD.
+// \ufffd and its two digits, and so do those of a genuine U+FFFD. Braces, and a
+// backslash at the end, are written in digits because there are clients that count
+// braces inside strings too, and take \" at the end of one for an escaped quote.
 func appendText(dst, text []byte) []byte {
 	start := 0
 	for i := 0; i < len(text); {
@@ -37,9 +39,9 @@ func appendText(dst, text []byte) []byte {
 		dst = append(dst, text[start:i]...)
 		for _, b := range text[i : i+size] {
 			switch {
-			case b == '"' || b == '\\':
+			case b == '"' || b == '\\' && i+1 < len(text):
 				dst = append(dst, '\\', b)
-			case b < ' ':
+			case b < utf8.RuneSelf:
 				dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
 			default:
 				dst = append(dst, `\ufffd`...)

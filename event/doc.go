@@ -13,6 +13,6 @@
 //	                                   │
 //	                                Joiner: TASK_IDs and digests, which only user space knows
 //
-// What is written is specified in the project's JSON specification; its section
-// numbers stand in the comments.
+// What is written is specified in docs/spec/json-events.md; the section numbers and
+// quirks (Q1 and up) in the comments are those of that text.
 package event

@@ -153,7 +153,7 @@ func (e *Encoder) Append(dst []byte, r *Record) ([]byte, error) {
 	return append(dst, "}}\n"...), nil
 }
 
-// event appends the members of `event` (3.1, and 7 for the later ones).
+// event appends the members of `event` (sections 3.1 and, for the later ones, 7).
 func (e *Encoder) event(dst []byte) []byte {
 	r := &e.record
 	if pid := r.TID(); pid != 0 {

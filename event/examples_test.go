@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -18,34 +17,6 @@ import (
 )
 
 type object = map[string]any
-
-// The specification of one event.
-type specified struct {
-	Name       string
-	Ordinal    Hook
-	ExportType string `json:"export_type"`
-	Params     []struct{ Path, Format string }
-	Example    string
-	Variants   []struct{ Label, Example string }
-}
-
-// specification reads events.json, which stands beside every checkout.
-func specification(t testing.TB) map[string]specified {
-	t.Helper()
-	data, err := os.ReadFile("../../shared/spec/events.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []specified
-	if err := json.Unmarshal(data, &all); err != nil {
-		t.Fatal(err)
-	}
-	byName := make(map[string]specified)
-	for _, s := range all {
-		byName[s.Name] = s
-	}
-	return byName
-}
 
 // inverse makes a record of a line: it is the Joiner of that record too, with
 // identities and digests made up for what the line has.
@@ -242,7 +213,7 @@ func (h otherHash) Sum(b []byte) []byte { return append(b, h.sum...) }
 
 // TestExamples: every line of the specification comes out byte by byte.
 func TestExamples(t *testing.T) {
-	all := specification(t)
+	all := eventtest.Specification(t)
 	for _, hook := range Hooks() {
 		s := all[hook.String()]
 		lines := map[string]string{"example": s.Example}
@@ -274,7 +245,7 @@ func TestExamples(t *testing.T) {
 
 // TestNoAllocation: in both dialects, for every hook.
 func TestNoAllocation(t *testing.T) {
-	all := specification(t)
+	all := eventtest.Specification(t)
 	for _, hook := range Hooks() {
 		v := inverted(t, all[hook.String()].Example)
 		raw, buffer := v.Record(), make([]byte, 0, 16<<10)
@@ -291,7 +262,7 @@ func TestNoAllocation(t *testing.T) {
 }
 
 func BenchmarkAppend(b *testing.B) {
-	all := specification(b)
+	all := eventtest.Specification(b)
 	for _, hook := range Hooks() {
 		b.Run(hook.String(), func(b *testing.B) {
 			v := inverted(b, all[hook.String()].Example)

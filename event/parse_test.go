@@ -147,7 +147,7 @@ func TestCellErrors(t *testing.T) {
 // TestTruncated: a record of any hook that is cut off anywhere is refused, with the
 // length it had and with the one it has now.
 func TestTruncated(t *testing.T) {
-	all := specification(t)
+	all := eventtest.Specification(t)
 	for _, hook := range Hooks() {
 		whole := inverted(t, all[hook.String()].Example).Record()
 		for n := range whole {
@@ -259,7 +259,7 @@ func FuzzParse(f *testing.F) {
 	b := &eventtest.Builder{Header: eventtest.Header{Hook: 15, Kind: 1, Comm: "\"\\\xff"}}
 	addFile(b, digestIMA, "/a\nb")
 	f.Add(b.Cell(eventtest.Scalar, uint64(1)).Cell(eventtest.Scalar, uint64(2)).Record())
-	all := specification(f)
+	all := eventtest.Specification(f)
 	for _, hook := range Hooks() {
 		f.Add(inverted(f, all[hook.String()].Example).Record())
 	}

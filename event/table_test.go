@@ -15,11 +15,11 @@ import (
 
 // TestTable: the event table, the specification and the list of the kernel half agree.
 func TestTable(t *testing.T) {
-	all := specification(t)
+	all := eventtest.Specification(t)
 	kinds := map[string]Kind{"event": KindEvent, "async_event": KindAsync}
 	for _, hook := range Hooks() {
 		s, row := all[hook.String()], hook.row()
-		if s.Ordinal != hook || kinds[s.ExportType] != row.kind {
+		if Hook(s.Ordinal) != hook || kinds[s.ExportType] != row.kind {
 			t.Errorf("%s: %d, kind %d; specified %d, %s", hook, hook, row.kind, s.Ordinal, s.ExportType)
 		}
 		// The first component of the parameters, in order, is a member.
@@ -67,7 +67,7 @@ func TestTable(t *testing.T) {
 
 // TestFormats: each number of the table is written in the format of the specification.
 func TestFormats(t *testing.T) {
-	all := specification(t)
+	all := eventtest.Specification(t)
 	formats := map[*shape]string{
 		u32: "%u", spacedU32: "%u", s32: "%d", octal: "0%o", taskID: "%*phN", text: "%s", optionalText: "%s", base64: "%s",
 	}

@@ -15,7 +15,7 @@ var plain = func() (p [256]bool) {
 	return p
 }()
 
-// appendText appends the inside of a JSON string (2.4 of the specification). The
+// appendText appends the inside of a JSON string (section 2.4 of the specification). The
 // mapping loses nothing, also where the bytes are not UTF-8: such a byte becomes
 // \ufffd and its two digits, and so do those of a genuine U+FFFD. Braces, and a
 // backslash at the end, are written in digits because there are clients that count

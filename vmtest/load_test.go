@@ -351,7 +351,8 @@ func TestCommandLine(t *testing.T) {
 		{"no command at all", []string{"frobnicate"}, 0, 2, "frobnicate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cmd := exec.Command("tsem-bpf", test.words...)
+			// Another user cannot execute what lies below a home directory of mode 0700.
+			cmd := exec.Command(work+"/tsem-bpf", test.words...)
 			if test.uid != 0 {
 				cmd.SysProcAttr = credential(test.uid)
 			}

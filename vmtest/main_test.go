@@ -78,8 +78,17 @@ func insideVM() error {
 	return errors.New(`these tests load BPF programs and run in the VM only: make vm-test`)
 }
 
-// makeWork makes and mounts the ext4 filesystem, and copies this binary there.
+// makeWork makes and mounts the ext4 filesystem, and copies this binary and tsem-bpf
+// there, where every user can execute them.
 func makeWork() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	program, err := exec.LookPath("tsem-bpf")
+	if err != nil {
+		return err
+	}
 	image := "/run/ext4"
 	uuid := workUUID[:8] + "-" + workUUID[8:12] + "-" + workUUID[12:16] + "-" + workUUID[16:20] + "-" + workUUID[20:]
 	for _, words := range [][]string{
@@ -88,11 +97,9 @@ func makeWork() error {
 		{"mkfs.ext4", "-q", "-U", uuid, image},
 		{"mkdir", "-p", work},
 		{"mount", "-o", "loop", image, work},
-		{"cp", "/proc/self/exe", work + "/actor"},
+		{"cp", self, work + "/actor"},
+		{"cp", program, work + "/tsem-bpf"},
 	} {
-		if words[0] == "cp" {
-			words[1], _ = os.Executable()
-		}
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, out)
 		}

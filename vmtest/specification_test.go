@@ -5,48 +5,33 @@
 package vmtest
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 )
 
 // later are members that the current dialect has beyond TSEM v3.
 var later = []string{".type", ".digest_state"}
 
-// specification returns a check of records against events.json: every member of the
+// specification returns a check of records against the specification: every member of the
 // event's object is one of its parameters, and none without a condition is missing.
 func specification(t *testing.T) func(object) error {
 	t.Helper()
-	data, err := os.ReadFile("../../shared/spec/events.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	type param struct{ Path, When string }
-	var all []struct {
-		Name   string
-		Params []param
-	}
-	if err := json.Unmarshal(data, &all); err != nil {
-		t.Fatal(err)
-	}
-	params := make(map[string][]param)
-	for _, e := range all {
-		params[e.Name] = e.Params
-	}
+	all := eventtest.Specification(t)
 	return func(r object) error {
 		name, _ := at(r, "event.type").(string)
-		allowed, known := params[name]
+		specified, known := all[name]
 		body, isObject := r[name].(object)
 		if !known || !isObject {
 			return fmt.Errorf("no event of the specification: %q", name)
 		}
 		got := make(map[string]bool)
 		flatten(body, "", got)
-		for _, p := range allowed {
+		for _, p := range specified.Params {
 			// What stands in an optional object depends on that object.
 			if p.When == "" && !got[p.Path] && !strings.Contains(p.Path, ".") {
 				return fmt.Errorf("%s lacks %s", name, p.Path)

@@ -8,18 +8,17 @@
 /* 340 extents is what one id map of the kernel can hold. */
 #define ID_EXTENTS_MAX 340
 
-struct id_search {
-	struct uid_gid_extent *extents;
-	__u32 count;
-	__u32 id;
-	__u32 found;
+struct id_context {
+	struct buffer *buf;
 };
 
-static long id_step(__u32 i, struct id_search *s)
+static long id_step(__u32 i, struct id_context *context)
 {
+	struct id_search *s = &context->buf->search;
 	struct uid_gid_extent x;
 
-	if (i >= s->count || bpf_probe_read_kernel(&x, sizeof(x), &s->extents[i]))
+	if (i >= s->count ||
+	    bpf_probe_read_kernel(&x, sizeof(x), (void *)(s->extents + i * sizeof(x))))
 		return 1;
 	if (s->id - x.lower_first < x.count) {
 		s->found = x.first + (s->id - x.lower_first);
@@ -28,74 +27,84 @@ static long id_step(__u32 i, struct id_search *s)
 	return 0;
 }
 
-/* kernel/user_namespace.c, map_id_up: the id as the user namespace sees it. */
-static __noinline __u32 map_id(struct uid_gid_map *map, __u32 id)
+/*
+ * kernel/user_namespace.c, map_id_up: the id as the user namespace sees it that the
+ * event wants. `map` is the offset of the map in it.
+ */
+SHARED __u32 map_id(struct buffer *buf, __u32 map, __u32 id)
 {
-	struct id_search s = { .id = id, .found = (__u32)-1 };
+	struct id_context context = { .buf = buf };
+	struct id_search *s;
+	__u64 m;
 
-	if (!map)
+	if (!buf || !buf->user_ns)
 		return id;
-	s.count = BPF_CORE_READ(map, nr_extents);
+	m = buf->user_ns + map;
+	s = &buf->search;
+	s->id = id;
+	s->found = -1;
+	s->count = BPF_CORE_READ((struct uid_gid_map *)m, nr_extents);
 	/* Up to five extents stand in the map itself, more behind a pointer. */
-	if (s.count <= 5)
-		s.extents = (void *)map + bpf_core_field_offset(struct uid_gid_map, extent);
+	if (s->count <= 5)
+		s->extents = m + bpf_core_field_offset(struct uid_gid_map, extent);
 	else
-		s.extents = BPF_CORE_READ(map, reverse);
-	bpf_loop(ID_EXTENTS_MAX, id_step, &s, 0);
-	return s.found;
+		s->extents = (__u64)BPF_CORE_READ((struct uid_gid_map *)m, reverse);
+	bpf_loop(ID_EXTENTS_MAX, id_step, &context, 0);
+	return s->found;
 }
 
-/* The user namespace whose ids the namespace wants; NULL: the initial one. */
-static __always_inline struct user_namespace *event_user_ns(const struct event *e)
-{
-	struct user_namespace *ns;
+#define map_uid(buf, id) map_id(buf, bpf_core_field_offset(struct user_namespace, uid_map), id)
+#define map_gid(buf, id) map_id(buf, bpf_core_field_offset(struct user_namespace, gid_map), id)
 
-	if (!(e->ns->flags & TSEM_NS_NSREF_CURRENT))
-		return NULL;
-	ns = bpf_get_current_task_btf()->cred->user_ns;
-	return ns->parent ? ns : NULL;
+/* The ids as the event wants them. */
+SHARED int map_creds(struct buffer *buf, struct tsem_creds *c)
+{
+	if (!buf || !c)
+		return 0;
+	c->uid = map_uid(buf, c->uid);
+	c->euid = map_uid(buf, c->euid);
+	c->suid = map_uid(buf, c->suid);
+	c->gid = map_gid(buf, c->gid);
+	c->egid = map_gid(buf, c->egid);
+	c->sgid = map_gid(buf, c->sgid);
+	c->fsuid = map_uid(buf, c->fsuid);
+	c->fsgid = map_gid(buf, c->fsgid);
+	return 0;
 }
 
-static __always_inline __u32 map_uid(struct user_namespace *ns, __u32 id)
+static __always_inline void fill_creds(struct buffer *buf, struct tsem_creds *c,
+				       const struct cred *cred)
 {
-	return ns ? map_id(&ns->uid_map, id) : id;
-}
-
-static __always_inline __u32 map_gid(struct user_namespace *ns, __u32 id)
-{
-	return ns ? map_id(&ns->gid_map, id) : id;
-}
-
-static __always_inline void fill_creds(struct tsem_creds *c, const struct cred *cred,
-				       struct user_namespace *ns)
-{
-	c->uid = map_uid(ns, cred->uid.val);
-	c->euid = map_uid(ns, cred->euid.val);
-	c->suid = map_uid(ns, cred->suid.val);
-	c->gid = map_gid(ns, cred->gid.val);
-	c->egid = map_gid(ns, cred->egid.val);
-	c->sgid = map_gid(ns, cred->sgid.val);
-	c->fsuid = map_uid(ns, cred->fsuid.val);
-	c->fsgid = map_gid(ns, cred->fsgid.val);
-	c->capeff = 0;
-	/* One u64, or two u32 before 6.3: eight bytes either way. */
-	bpf_core_read(&c->capeff, sizeof(c->capeff), &cred->cap_effective);
+	c->uid = cred->uid.val;
+	c->euid = cred->euid.val;
+	c->suid = cred->suid.val;
+	c->gid = cred->gid.val;
+	c->egid = cred->egid.val;
+	c->sgid = cred->sgid.val;
+	c->fsuid = cred->fsuid.val;
+	c->fsgid = cred->fsgid.val;
 	c->securebits = cred->securebits;
 	c->pad = 0;
+	/* One u64, or two u32 before 6.3: eight bytes either way. */
+	bpf_core_read(&c->capeff, sizeof(c->capeff), &cred->cap_effective);
+	if (buf->user_ns)
+		map_creds(buf, c);
 }
 
-/* A cell of a type and payload size; NULL (and the event fails) if it has no room. */
-static __always_inline void *cell(struct event *e, __u16 type, __u32 size)
+/* Adds a cell; returns where in buf->cells its payload begins, or more than CELLS_ROOM. */
+SHARED __u64 cell_add(struct buffer *buf, __u16 type, __u32 size)
 {
-	struct buffer *buf = e->buf;
-	__u32 off = buf->used;
 	struct tsem_cell *c;
+	__u64 off;
 
+	if (!buf)
+		return -1;
+	off = buf->used;
 	/* The compiler must not read `used` again: the check below is for this value. */
 	barrier_var(off);
-	if (off > CELLS_ROOM - sizeof(*c) - size) {
-		e->failed = 1;
-		return NULL;
+	if (off > CELLS_ROOM - sizeof(*c) || off + sizeof(*c) + size > CELLS_ROOM) {
+		buf->failed = 1;
+		return -1;
 	}
 	c = (void *)&buf->cells[off];
 	c->type = type;
@@ -103,114 +112,178 @@ static __always_inline void *cell(struct event *e, __u16 type, __u32 size)
 	c->size = size;
 	buf->used = off + sizeof(*c) + ((size + 7) & ~7u);
 	buf->head.cells++;
-	return c + 1;
+	return off + sizeof(*c);
+}
+
+/* A cell of a type and payload size; NULL (and the event fails) if it has no room. */
+static __always_inline void *cell_in(struct buffer *buf, __u16 type, __u32 size)
+{
+	__u64 off = cell_add(buf, type, size);
+
+	barrier_var(off);
+	return off > CELLS_ROOM - size ? NULL : &buf->cells[off];
 }
 
 static __always_inline void cell_absent(struct event *e)
 {
-	cell(e, TSEM_CELL_ABSENT, 0);
+	cell_add(e->buf, TSEM_CELL_ABSENT, 0);
+}
+
+SHARED int cell_number(struct buffer *buf, __u16 type, __u64 value)
+{
+	__u64 *v;
+
+	if (!buf)
+		return 0;
+	v = cell_in(buf, type, sizeof(*v));
+	if (v)
+		*v = value;
+	return 0;
 }
 
 static __always_inline void cell_scalar(struct event *e, __u64 value)
 {
-	__u64 *v = cell(e, TSEM_CELL_SCALAR, sizeof(*v));
-
-	if (v)
-		*v = value;
+	cell_number(e->buf, TSEM_CELL_SCALAR, value);
 }
 
 static __always_inline void cell_task(struct event *e, struct task_struct *task)
 {
-	__u64 *v = cell(e, TSEM_CELL_TASK, sizeof(*v));
+	cell_number(e->buf, TSEM_CELL_TASK, identity_of(task));
+}
 
-	if (v)
-		*v = identity_of(task);
+SHARED int describe_creds(struct buffer *buf, __u64 cred)
+{
+	struct tsem_creds *c;
+
+	if (!buf)
+		return 0;
+	c = cell_in(buf, TSEM_CELL_CREDS, sizeof(*c));
+	if (c)
+		fill_creds(buf, c, LOOK(buf, struct cred, cred));
+	return 0;
 }
 
 static __always_inline void cell_creds(struct event *e, const struct cred *cred)
 {
-	struct tsem_creds *c = cell(e, TSEM_CELL_CREDS, sizeof(*c));
-
-	if (c)
-		fill_creds(c, cred, event_user_ns(e));
+	describe_creds(e->buf, address_of(e->buf, cred));
 }
 
 /*
  * Appends kernel memory to the cell that was begun last: `fixed` is the size of
  * what its payload holds already. What does not fit is cut, and marked.
  */
-static __always_inline void cell_append(struct event *e, __u32 start, __u32 fixed,
-					const void *from, __u64 length)
+SHARED int cell_append(struct buffer *buf, __u32 start, __u32 fixed, __u64 from, __u64 length)
 {
-	struct buffer *buf = e->buf;
-	__u32 off = start + sizeof(struct tsem_cell) + fixed, len;
 	struct tsem_cell *c;
+	__u64 off, len;
 
-	if (start > CELLS_ROOM - sizeof(*c) - 64)
+	if (!buf)
+		return 0;
+	off = start;
+	barrier_var(off);
+	if (off > CELLS_ROOM - sizeof(*c) - 64 || fixed > 64)
 		goto failed;
-	c = (void *)&buf->cells[start];
-	if (length > TSEM_TEXT_MAX) {
-		length = TSEM_TEXT_MAX;
+	c = (void *)&buf->cells[off];
+	len = length;
+	barrier_var(len);
+	if (len > TSEM_TEXT_MAX) {
+		len = TSEM_TEXT_MAX;
 		c->flags = TSEM_CELL_CUT;
 		buf->head.cut++;
 	}
-	len = length;
-	barrier_var(len);
-	if (len > TSEM_TEXT_MAX || off + len > CELLS_ROOM - 8)
+	off += sizeof(*c) + fixed;
+	if (off + len > CELLS_ROOM - 8)
 		goto failed;
 	/* The zeros of the padding, before the bytes that may reach into them. */
 	((__u64 *)buf->cells)[(off + len) / 8] = 0;
-	if (bpf_probe_read_kernel(&buf->cells[off], len, from))
+	if (bpf_probe_read_kernel(&buf->cells[off], len, (void *)from))
 		goto failed;
 	c->size = fixed + len;
 	buf->used = start + sizeof(*c) + ((fixed + len + 7) & ~7u);
-	return;
+	return 0;
 failed:
-	e->failed = 1;
+	buf->failed = 1;
+	return 0;
 }
 
-static __always_inline void cell_bytes(struct event *e, __u16 type, const void *from, __u64 length)
+/* A cell of nothing but bytes of the kernel. */
+SHARED int describe_bytes(struct buffer *buf, __u16 type, __u64 from, __u64 length)
 {
-	__u32 start = e->buf->used;
+	__u32 start;
 
-	if (cell(e, type, 0))
-		cell_append(e, start, 0, from, length);
+	if (!buf)
+		return 0;
+	start = buf->used;
+	if (cell_add(buf, type, 0) < CELLS_ROOM)
+		cell_append(buf, start, 0, from, length);
+	return 0;
+}
+
+static __always_inline void cell_bytes(struct event *e, __u16 type, __u64 from, __u64 length)
+{
+	describe_bytes(e->buf, type, from, length);
+}
+
+/* What is in buf->text, from `pos` on. */
+static __always_inline void text_append(struct buffer *buf, __u32 start, __u32 fixed, __u32 pos,
+					__u32 length)
+{
+	cell_append(buf, start, fixed, address_of(buf, &buf->text[pos & (TSEM_TEXT_MAX - 1)]), length);
+}
+
+SHARED int describe_string(struct buffer *buf, __u64 from)
+{
+	__u32 start;
+	long length;
+
+	if (!buf)
+		return 0;
+	if (!from) {
+		cell_add(buf, TSEM_CELL_ABSENT, 0);
+		return 0;
+	}
+	length = bpf_probe_read_kernel_str(buf->text, TSEM_TEXT_MAX + 1, (void *)from);
+	if (length <= 0) {
+		buf->failed = 1;
+		return 0;
+	}
+	start = buf->used;
+	if (cell_add(buf, TSEM_CELL_TEXT, 0) < CELLS_ROOM)
+		text_append(buf, start, 0, 0, length - 1);
+	return 0;
 }
 
 /* A string of the kernel; absent where there is none. */
 static __always_inline void cell_string(struct event *e, const char *from)
 {
-	long length;
-
-	if (!from) {
-		cell_absent(e);
-		return;
-	}
-	length = bpf_probe_read_kernel_str(e->buf->text, TSEM_TEXT_MAX + 1, from);
-	if (length <= 0) {
-		e->failed = 1;
-		return;
-	}
-	cell_bytes(e, TSEM_CELL_TEXT, e->buf->text, length - 1);
+	describe_string(e->buf, address_of(e->buf, from));
 }
 
-static __noinline int cell_sock(struct event *e, struct sock *sk, __u64 owner)
+SHARED int describe_sock(struct buffer *buf, __u32 family, __u32 type, __u32 protocol, __u64 owner)
 {
-	struct tsem_sock *s = cell(e, TSEM_CELL_SOCK, sizeof(*s));
+	struct tsem_sock *s;
 
+	if (!buf)
+		return 0;
+	s = cell_in(buf, TSEM_CELL_SOCK, sizeof(*s));
 	if (!s)
 		return 0;
-	s->family = sk->__sk_common.skc_family;
-	s->type = sk->sk_type;
-	s->protocol = sk->sk_protocol;
+	s->family = family;
+	s->type = type;
+	s->protocol = protocol;
 	s->pad = 0;
 	s->owner = owner;
 	return 0;
 }
 
+static __always_inline void cell_sock(struct event *e, struct sock *sk, __u64 owner)
+{
+	describe_sock(e->buf, sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol, owner);
+}
+
 /* Who created the inode, as a path says it. */
 struct created {
-	bool set;
+	__u64 set;
 	__u64 owner;
 	__u64 instance;
 };

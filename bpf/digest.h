@@ -38,10 +38,10 @@ struct digest {
 /* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
 #define CTIME_NSEC_MASK 0x3fffffff
 
-static __always_inline void inode_ctime(struct inode *inode, __u64 *sec, __u64 *nsec)
+static __always_inline void inode_ctime(const struct inode *inode, __u64 *sec, __u64 *nsec)
 {
-	struct inode___6_6 *i66 = (void *)inode;
-	struct inode___6_1 *i61 = (void *)inode;
+	const struct inode___6_6 *i66 = (const void *)inode;
+	const struct inode___6_1 *i61 = (const void *)inode;
 
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
 		*sec = inode->i_ctime_sec;
@@ -133,7 +133,7 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	return 0;
 }
 
-static __always_inline bool is_pseudo_filesystem(__u64 magic)
+SHARED int is_pseudo_filesystem(__u64 magic)
 {
 	switch (magic) {
 	case 0x9fa0:		/* proc */

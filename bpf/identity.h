@@ -33,12 +33,15 @@ static __always_inline void sip_round(struct siphash *h)
 	h->v2 = ROTL(h->v2, 32);
 }
 
-static __always_inline void sip_word(struct siphash *h, __u64 word)
+SHARED int sip_word(struct siphash *h, __u64 word)
 {
+	if (!h)
+		return 0;
 	h->v3 ^= word;
 	sip_round(h);
 	sip_round(h);
 	h->v0 ^= word;
+	return 0;
 }
 
 struct identity_walk {
@@ -56,10 +59,9 @@ static long identity_step(__u32 i, struct identity_walk *w)
 }
 
 /* Of a described exec. Never 0, which is the identity of those that never did one. */
-static __noinline __u64 identity_compute(struct event *e)
+SHARED __u64 identity_compute(struct buffer *buf)
 {
-	struct buffer *buf = e->buf;
-	struct tsem_creds *c = &buf->head.creds;
+	struct tsem_creds *c;
 	struct identity_walk w = {
 		.h = {
 			.v0 = identity_key[0] ^ 0x736f6d6570736575ULL,
@@ -68,10 +70,13 @@ static __noinline __u64 identity_compute(struct event *e)
 			.v3 = identity_key[1] ^ 0x7465646279746573ULL,
 		},
 		.buf = buf,
-		.words = buf->used / 8,
 	};
 
-	sip_word(&w.h, e->task->p_identity);
+	if (!buf)
+		return 0;
+	c = &buf->head.creds;
+	w.words = buf->used / 8;
+	sip_word(&w.h, buf->head.p_identity);
 	sip_word(&w.h, (__u64)c->uid << 32 | c->euid);
 	sip_word(&w.h, (__u64)c->suid << 32 | c->gid);
 	sip_word(&w.h, (__u64)c->egid << 32 | c->sgid);
@@ -80,8 +85,8 @@ static __noinline __u64 identity_compute(struct event *e)
 	bpf_loop(CELLS_ROOM / 8, identity_step, &w, 0);
 	sip_word(&w.h, w.words);
 	w.h.v2 ^= 0xff;
-	for (int i = 0; i < 4; i++)
-		sip_round(&w.h);
+	sip_word(&w.h, 0);
+	sip_word(&w.h, 0);
 	return (w.h.v0 ^ w.h.v1 ^ w.h.v2 ^ w.h.v3) | 1;
 }
 

@@ -19,8 +19,6 @@ struct event {
 	struct tsem_namespace *ns;
 	struct tsem_task *task;
 	struct buffer *buf;
-	__u32 slot;
-	__u32 failed;		/* it could not be described */
 };
 
 /* The kernel puts this much before each record, and rounds up to it. */
@@ -32,21 +30,26 @@ struct event {
 /* The index of a buffer that is ours now, or NO_BUFFER. */
 #define NO_BUFFER ((__u32)-1)
 
-static __always_inline __u32 buffer_claim(void)
+static long claim_step(__u32 i, __u32 *claimed)
 {
-	__u32 first = bpf_get_smp_processor_id() * BUFFERS_PER_CPU;
+	__u32 index = bpf_get_smp_processor_id() * BUFFERS_PER_CPU + i;
+	struct buffer *buf;
 
-	for (int i = 0; i < BUFFER_TRIES; i++) {
-		__u32 index = first + i;
-		struct buffer *buf;
+	if (index >= buffers_count)
+		index -= buffers_count;
+	buf = bpf_map_lookup_elem(&buffers, &index);
+	if (!buf || __sync_val_compare_and_swap(&buf->busy, 0, 1))
+		return 0;
+	*claimed = index;
+	return 1;
+}
 
-		if (index >= buffers_count)
-			index -= buffers_count;
-		buf = bpf_map_lookup_elem(&buffers, &index);
-		if (buf && !__sync_val_compare_and_swap(&buf->busy, 0, 1))
-			return index;
-	}
-	return NO_BUFFER;
+SHARED __u32 buffer_claim(void)
+{
+	__u32 claimed = NO_BUFFER;
+
+	bpf_loop(BUFFER_TRIES, claim_step, &claimed, 0);
+	return claimed;
 }
 
 static __always_inline void buffer_release(struct buffer *buf)
@@ -89,12 +92,13 @@ static long wait_step(__u32 round, struct wait *w)
  * magazine without touching the reserve of the atomic hooks. After the time it
  * goes on as one that cannot wait; the reservation in event_end decides.
  */
-static __noinline __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
+SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct wait w = { .buffer = NO_BUFFER };
 
-	if (!ns)
+	/* Kernels before 6.8 verify it in every program that has it, called or not. */
+	if (!ns || !may_sleep)
 		return NO_BUFFER;
 	w.ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!w.ring)
@@ -122,17 +126,53 @@ static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem
 		__sync_fetch_and_add(&ns->refused[why], 1);
 }
 
-static __always_inline void fill_creds(struct tsem_creds *c, const struct cred *cred,
-				       struct user_namespace *user_ns);
-static __always_inline struct user_namespace *event_user_ns(const struct event *e);
+/* The user namespace whose ids the namespace wants; NULL: the initial one. */
+static __always_inline struct user_namespace *wanted_user_ns(const struct tsem_namespace *ns,
+							     struct task_struct *task)
+{
+	struct user_namespace *user_ns;
 
-static __always_inline void fill_header(struct event *e, __u16 hook, __u8 kind)
+	if (!(ns->flags & TSEM_NS_NSREF_CURRENT))
+		return NULL;
+	user_ns = task->cred->user_ns;
+	return user_ns->parent ? user_ns : NULL;
+}
+
+/*
+ * The address of a kernel object as the verifier lets a SHARED function have it: what
+ * was in memory of a map is a number. To be used before the next call of it.
+ */
+static __always_inline __u64 address_of(struct buffer *buf, const void *object)
+{
+	*(volatile __u64 *)&buf->address = (__u64)object;
+	return *(volatile __u64 *)&buf->address;
+}
+
+static __always_inline void fill_creds(struct buffer *buf, struct tsem_creds *c,
+				       const struct cred *cred);
+
+/* Claims a buffer, if it is not NO_BUFFER, and writes the header of a record there. */
+SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 index, __u16 hook,
+			  __u8 kind)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct tsem_record *r = &e->buf->head;
-	const struct tsem_task *t = e->task;
+	struct tsem_record *r;
+	struct buffer *buf;
 
-	e->buf->used = 0;
+	if (!t || !ns)
+		return NO_BUFFER;
+	if (index == NO_BUFFER)
+		index = buffer_claim();
+	buf = bpf_map_lookup_elem(&buffers, &index);
+	if (!buf) {
+		lost(ns, kind, TSEM_REFUSED_NO_BUFFER);
+		return NO_BUFFER;
+	}
+	buf->used = 0;
+	buf->slot = t->ns_slot;
+	buf->failed = 0;
+	buf->user_ns = (__u64)wanted_user_ns(ns, task);
+	r = &buf->head;
 	r->version = TSEM_RECORD_VERSION;
 	r->hook = hook;
 	r->kind = kind;
@@ -151,8 +191,9 @@ static __always_inline void fill_header(struct event *e, __u16 hook, __u8 kind)
 	r->identity = t->identity;
 	r->p_identity = t->p_identity;
 	r->cgroup = bpf_get_current_cgroup_id();
-	fill_creds(&r->creds, task->cred, event_user_ns(e));
+	fill_creds(buf, &r->creds, task->cred);
 	bpf_get_current_comm(r->comm, sizeof(r->comm));
+	return index;
 }
 
 /* The first question of every hook; cheap where the answer is no. */
@@ -172,33 +213,23 @@ static __always_inline bool event_begin(struct event *e, __u16 hook, __u8 kind)
 {
 	__u32 index = NO_BUFFER;
 
-	e->slot = e->task->ns_slot;
-	e->failed = 0;
 	if (kind != TSEM_KIND_EXEC)
 		__sync_fetch_and_add(&e->ns->raised, 1);
 	if (may_sleep && kind != TSEM_KIND_ASYNC)
-		index = wait_for_room(e->ns, e->slot);
-	if (index == NO_BUFFER)
-		index = buffer_claim();
+		index = wait_for_room(e->ns, e->task->ns_slot);
+	index = record_begin(e->task, e->ns, index, hook, kind);
 	e->buf = bpf_map_lookup_elem(&buffers, &index);
-	if (!e->buf) {
-		lost(e->ns, kind, TSEM_REFUSED_NO_BUFFER);
-		return false;
-	}
-	fill_header(e, hook, kind);
-	return true;
+	return e->buf;
 }
 
 /* Puts the record into the magazine. Says whether it is there. */
-static __always_inline bool magazine_put(struct event *e)
+static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespace *ns)
 {
-	struct buffer *buf = e->buf;
-	struct tsem_namespace *ns = e->ns;
-	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u);
+	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), slot = buf->slot;
 	struct bpf_dynptr place;
 	void *ring;
 
-	ring = bpf_map_lookup_elem(&magazines, &e->slot);
+	ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!ring)
 		return false;
 	if (length > sizeof(struct tsem_record) + CELLS_ROOM)
@@ -220,22 +251,28 @@ static __always_inline bool magazine_put(struct event *e)
 	return true;
 }
 
-/* Ends an event. Says whether its record is in the magazine. */
-static __always_inline bool event_end(struct event *e)
+SHARED int record_end(struct buffer *buf, struct tsem_namespace *ns)
 {
-	struct buffer *buf = e->buf;
 	bool there = false;
 
-	if (e->failed)
-		lost(e->ns, buf->head.kind, TSEM_REFUSED_DESCRIBE);
-	else if (!magazine_put(e))
-		lost(e->ns, buf->head.kind, TSEM_REFUSED_MAGAZINE_FULL);
+	if (!buf || !ns)
+		return false;
+	if (buf->failed)
+		lost(ns, buf->head.kind, TSEM_REFUSED_DESCRIBE);
+	else if (!magazine_put(buf, ns))
+		lost(ns, buf->head.kind, TSEM_REFUSED_MAGAZINE_FULL);
 	else
 		there = true;
 	if (there && buf->head.cut)
-		__sync_fetch_and_add(&e->ns->cut, 1);
+		__sync_fetch_and_add(&ns->cut, 1);
 	buffer_release(buf);
 	return there;
+}
+
+/* Ends an event. Says whether its record is in the magazine. */
+static __always_inline bool event_end(struct event *e)
+{
+	return record_end(e->buf, e->ns);
 }
 
 #endif

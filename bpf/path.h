@@ -17,18 +17,14 @@
 #define PATH_TRIES 4
 
 enum walk_end {
-	WALK_GOING = 0,
-	WALK_ROOT = 1,		/* arrived */
-	WALK_NOWHERE = 2,	/* no way to a root, or too long */
+	WALK_START = 0,
+	WALK_GOING = 1,
+	WALK_ROOT = 2,		/* arrived */
+	WALK_NOWHERE = 3,	/* no way to a root, or too long */
 };
 
-struct walk {
+struct walk_context {
 	struct buffer *buf;
-	struct dentry *dentry;
-	struct mount *mnt;	/* NULL: dentry style, mounts are invisible */
-	struct dentry *mnt_root;
-	__u32 pos;		/* where in buf->text the name begins */
-	__u32 end;		/* enum walk_end */
 };
 
 /*
@@ -50,7 +46,7 @@ int find_locks(void *context)
 	return rename_lock_address && mount_lock_address;
 }
 
-static __always_inline __u64 tree_sequence(void)
+SHARED __u64 tree_sequence(void)
 {
 	__u32 renames = 0, mounts = 0;
 
@@ -59,52 +55,71 @@ static __always_inline __u64 tree_sequence(void)
 	return (__u64)renames << 32 | mounts;
 }
 
-/* Puts "/name" before what is there. */
-static __always_inline bool walk_prepend(struct walk *w, const struct qstr *name)
+static __always_inline struct mount *mount_of(__u64 mnt)
 {
-	__u32 length = name->hash_len >> 32, pos = w->pos;
+	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+}
+
+/* Puts "/name" before what is there. */
+static __always_inline bool walk_prepend(struct buffer *buf, __u64 dentry)
+{
+	__u32 length = FIELD(struct dentry, dentry, d_name.hash_len) >> 32, pos = buf->walk.pos;
+	const unsigned char *name = FIELD(struct dentry, dentry, d_name.name);
 
 	/* NAME_MAX of the kernel; a longer one is a torn read. */
 	if (length > 255 || length + 1 > pos)
 		return false;
 	pos -= length;
-	bpf_probe_read_kernel(&w->buf->text[pos & (TSEM_TEXT_MAX - 1)], length & 255, name->name);
+	bpf_probe_read_kernel(&buf->text[pos & (TSEM_TEXT_MAX - 1)], length & 255, name);
 	pos--;
-	w->buf->text[pos & (TSEM_TEXT_MAX - 1)] = '/';
-	w->pos = pos;
+	buf->text[pos & (TSEM_TEXT_MAX - 1)] = '/';
+	buf->walk.pos = pos;
 	return true;
 }
 
-/* One step up; fs/d_path.c, __prepend_path and __dentry_path. */
-static long walk_step(__u32 i, struct walk *w)
+/*
+ * One step up; fs/d_path.c, __prepend_path and __dentry_path. All state is in the
+ * buffer, where the verifier does not follow it: each step looks the same to it.
+ */
+static long walk_step(__u32 i, struct walk_context *context)
 {
-	/* Not through w: the relocation would take struct walk for the kernel's. */
-	struct dentry *dentry = w->dentry, *parent;
-	struct mount *mnt = w->mnt, *up;
-	struct qstr name;
+	struct walk *w = &context->buf->walk;
+	__u64 dentry, parent, mnt, up;
 
+	if (w->end == WALK_START) {
+		w->sequence = tree_sequence();
+		w->dentry = w->first_dentry;
+		mnt = w->first_mnt;
+		w->mnt = mnt ? (__u64)mount_of(mnt) : 0;
+		w->mnt_root = mnt ? (__u64)FIELD(struct vfsmount, mnt, mnt_root) : 0;
+		w->pos = TSEM_TEXT_MAX;
+		w->end = WALK_GOING;
+	}
+	dentry = w->dentry;
+	mnt = w->mnt;
 	if (mnt && dentry == w->mnt_root) {
-		up = BPF_CORE_READ(mnt, mnt_parent);
-		if (up == mnt) {
-			w->end = WALK_ROOT;
-			return 1;
+		up = (__u64)FIELD(struct mount, mnt, mnt_parent);
+		if (up != mnt) {
+			w->dentry = (__u64)FIELD(struct mount, mnt, mnt_mountpoint);
+			w->mnt = up;
+			w->mnt_root = (__u64)FIELD(struct mount, up, mnt.mnt_root);
+			return 0;
 		}
-		w->dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
-		w->mnt = up;
-		w->mnt_root = BPF_CORE_READ(up, mnt.mnt_root);
-		return 0;
+		w->end = WALK_ROOT;
+	} else {
+		parent = (__u64)FIELD(struct dentry, dentry, d_parent);
+		if (parent == dentry) {
+			w->end = mnt ? WALK_NOWHERE : WALK_ROOT;
+		} else if (walk_prepend(context->buf, dentry)) {
+			w->dentry = parent;
+			return 0;
+		} else {
+			w->end = WALK_NOWHERE;
+		}
 	}
-	parent = BPF_CORE_READ(dentry, d_parent);
-	if (parent == dentry) {
-		w->end = mnt ? WALK_NOWHERE : WALK_ROOT;
+	if (tree_sequence() == w->sequence || ++w->tries >= PATH_TRIES)
 		return 1;
-	}
-	bpf_core_read(&name, sizeof(name), &dentry->d_name);
-	if (!walk_prepend(w, &name)) {
-		w->end = WALK_NOWHERE;
-		return 1;
-	}
-	w->dentry = parent;
+	w->end = WALK_START;
 	return 0;
 }
 
@@ -120,37 +135,32 @@ static __always_inline bool mount_is_attached(struct mount *top)
 	return BPF_CORE_READ((struct mnt_namespace___7 *)ns, ns.ns_id);
 }
 
-static __always_inline struct mount *mount_of(struct vfsmount *mnt)
-{
-	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
-}
-
 /*
- * Puts the name into buf->text, from w->pos to its end at TSEM_TEXT_MAX.
- * mnt is NULL for the dentry style.
+ * Puts the name into buf->text, from walk.pos to its end at TSEM_TEXT_MAX. mnt is 0
+ * for the dentry style. Returns the length of the name; 0: there is none.
  */
-static __noinline int walk_path(struct walk *w, struct dentry *dentry, struct vfsmount *mnt)
+SHARED __u32 walk_path(struct buffer *buf, __u64 dentry, __u64 mnt)
 {
-	__u64 sequence;
+	struct walk_context context = { .buf = buf };
+	struct walk *w;
 
-	for (int i = 0; i < PATH_TRIES; i++) {
-		sequence = tree_sequence();
-		w->dentry = dentry;
-		w->mnt = mnt ? mount_of(mnt) : NULL;
-		w->mnt_root = mnt ? BPF_CORE_READ(mnt, mnt_root) : NULL;
-		w->pos = TSEM_TEXT_MAX;
-		w->end = WALK_NOWHERE;
-		bpf_loop(PATH_STEPS, walk_step, w, 0);
-		if (tree_sequence() == sequence)
-			break;
-	}
-	if (w->end == WALK_ROOT && w->mnt && !mount_is_attached(w->mnt))
-		w->end = WALK_NOWHERE;
-	if (w->end == WALK_ROOT && w->pos == TSEM_TEXT_MAX) {
+	if (!buf)
+		return 0;
+	w = &buf->walk;
+	w->first_dentry = dentry;
+	w->first_mnt = mnt;
+	w->tries = 0;
+	w->pos = TSEM_TEXT_MAX;
+	w->end = WALK_START;
+	bpf_loop(PATH_TRIES * PATH_STEPS, walk_step, &context, 0);
+	mnt = w->mnt;
+	if (w->end != WALK_ROOT || (mnt && !mount_is_attached((void *)mnt)))
+		return 0;
+	if (w->pos == TSEM_TEXT_MAX) {
 		w->pos--;
-		w->buf->text[TSEM_TEXT_MAX - 1] = '/';
+		buf->text[TSEM_TEXT_MAX - 1] = '/';
 	}
-	return 0;
+	return TSEM_TEXT_MAX - w->pos;
 }
 
 /* The filesystems whose files have a name generator, by superblock magic. */
@@ -161,13 +171,15 @@ static __noinline int walk_path(struct walk *w, struct dentry *dentry, struct vf
 #define NSFS_MAGIC 0x6e736673
 
 /* The text of a path without device, NUL terminated; returns its length. */
-static __noinline int synthetic_path(struct buffer *buf, struct dentry *dentry)
+SHARED __u32 synthetic_path(struct buffer *buf, __u64 address, __u64 magic)
 {
-	unsigned long magic = dentry->d_sb->s_magic;
+	struct dentry *dentry = (void *)address;
 	const char *name = "nodev";
 	struct ns_common *ns;
 	long length;
 
+	if (!buf)
+		return 0;
 	if (magic == PIPEFS_MAGIC)
 		name = "pipe";
 	else if (magic == SOCKFS_MAGIC)
@@ -186,86 +198,123 @@ static __noinline int synthetic_path(struct buffer *buf, struct dentry *dentry)
 	return length + 1;
 }
 
-/* semantics 3.2 of TSEM: a real device, or a filesystem one can rename in. */
-static __always_inline bool has_device(struct super_block *sb)
+static long root_step(__u32 i, struct walk_context *context)
 {
-	return sb->s_dev >> 20 || sb->s_root->d_inode->i_op->rename;
-}
+	struct walk *w = &context->buf->walk;
+	__u64 mnt = w->mnt, up;
 
-/* Is the root directory of the task another one than that of its mount namespace? */
-static __always_inline bool in_chroot(struct task_struct *task)
-{
-	struct dentry *dentry = task->fs->root.dentry;
-	struct mount *mnt = mount_of(task->fs->root.mnt), *up;
-
-	/* The root is mounted over the rootfs, seldom over more than that. */
-	for (int i = 0; i < 4; i++) {
-		if (dentry != BPF_CORE_READ(mnt, mnt.mnt_root))
-			return true;
-		up = BPF_CORE_READ(mnt, mnt_parent);
-		if (up == mnt)
-			return false;
-		dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
-		mnt = up;
+	if (w->dentry != (__u64)FIELD(struct mount, mnt, mnt.mnt_root))
+		return 1;
+	up = (__u64)FIELD(struct mount, mnt, mnt_parent);
+	if (up == mnt) {
+		w->end = WALK_ROOT;
+		return 1;
 	}
-	return true;
+	w->dentry = (__u64)FIELD(struct mount, mnt, mnt_mountpoint);
+	w->mnt = up;
+	return 0;
 }
 
-static __always_inline __u32 path_type(void)
+/* Where the current task sees paths from: an enum tsem_path_type. */
+SHARED __u32 path_type(struct buffer *buf)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct walk_context context = { .buf = buf };
+	struct walk *w;
 
 	/* A task that is being reaped has neither any more. */
-	if (!task->fs || !task->nsproxy)
+	if (!buf || !task->fs || !task->nsproxy)
 		return TSEM_PATH_TYPE_NAMESPACE;
-	if (in_chroot(task))
+	w = &buf->walk;
+	w->dentry = (__u64)task->fs->root.dentry;
+	w->mnt = (__u64)task->fs->root.mnt;
+	w->mnt = (__u64)mount_of(w->mnt);
+	w->end = WALK_GOING;
+	/* The root is mounted over the rootfs, seldom over more than that. */
+	bpf_loop(4, root_step, &context, 0);
+	if (w->end != WALK_ROOT)
 		return TSEM_PATH_TYPE_CHROOT;
 	return task->nsproxy->mnt_ns->ns.inum == mnt_ns_initial ? TSEM_PATH_TYPE_ROOT :
 								  TSEM_PATH_TYPE_NAMESPACE;
 }
 
-/* A PATH cell; mnt is NULL for the dentry style. */
-static __noinline int cell_path(struct event *e, struct dentry *dentry, struct vfsmount *mnt,
-				const struct created *created)
+static __always_inline bool can_rename(__u64 sb)
 {
-	struct buffer *buf = e->buf;
-	struct walk w = { .buf = buf };
-	__u32 start = buf->used, length;
-	struct super_block *sb = dentry->d_sb;
-	struct tsem_path *p = cell(e, TSEM_CELL_PATH, sizeof(*p));
-	struct qstr name;
+	__u64 root = (__u64)FIELD(struct super_block, sb, s_root);
+	__u64 inode = (__u64)FIELD(struct dentry, root, d_inode);
+	__u64 operations = (__u64)FIELD(struct inode, inode, i_op);
 
+	return FIELD(struct inode_operations, operations, rename);
+}
+
+/*
+ * A PATH cell. In the dentry style mnt is 0, else `type` says where it is seen from.
+ * Returns true if it needs a synthetic text.
+ */
+SHARED int describe_path(struct buffer *buf, __u64 dentry, __u64 mnt, __u32 type,
+			 const struct created *created)
+{
+	__u32 start, length, dev;
+	struct tsem_path *p;
+	__u64 sb;
+
+	if (!buf || !created)
+		return false;
+	start = buf->used;
+	p = cell_in(buf, TSEM_CELL_PATH, sizeof(*p));
 	if (!p)
-		return 0;
+		return false;
+	sb = (__u64)FIELD(struct dentry, dentry, d_sb);
+	dev = FIELD(struct super_block, sb, s_dev);
 	p->dev_major = p->dev_minor = 0;
-	p->owner = p->instance = 0;
-	p->flags = 0;
-	p->type = mnt ? path_type() : TSEM_PATH_TYPE_NONE;
-	if (has_device(sb)) {
+	p->owner = created->owner;
+	p->instance = created->instance;
+	p->flags = created->set ? TSEM_PATH_CREATED : 0;
+	p->type = type;
+	/* semantics 3.2 of TSEM: a real device, or a filesystem one can rename in. */
+	if (dev >> 20 || can_rename(sb)) {
 		p->flags |= TSEM_PATH_DEV;
-		p->dev_major = sb->s_dev >> 20;
-		p->dev_minor = sb->s_dev & 0xfffff;
+		p->dev_major = dev >> 20;
+		p->dev_minor = dev & 0xfffff;
+	} else if (mnt) {
+		return true;
 	}
-	if (created->set) {
-		p->flags |= TSEM_PATH_CREATED;
-		p->owner = created->owner;
-		p->instance = created->instance;
-	}
-	if (mnt && !(p->flags & TSEM_PATH_DEV)) {
-		length = synthetic_path(buf, dentry);
-		cell_append(e, start, sizeof(*p), buf->text, length);
-		return 0;
-	}
-	walk_path(&w, dentry, mnt);
-	if (w.end == WALK_ROOT) {
-		length = TSEM_TEXT_MAX - w.pos;
-		cell_append(e, start, sizeof(*p), &buf->text[w.pos & (TSEM_TEXT_MAX - 1)], length);
-		return 0;
+	length = walk_path(buf, dentry, mnt);
+	if (length) {
+		text_append(buf, start, sizeof(*p), TSEM_TEXT_MAX - length, length);
+		return false;
 	}
 	p->flags |= TSEM_PATH_NAME_ONLY;
-	bpf_core_read(&name, sizeof(name), &dentry->d_name);
-	cell_append(e, start, sizeof(*p), name.name, (name.hash_len >> 32) & 255);
+	length = FIELD(struct dentry, dentry, d_name.hash_len) >> 32;
+	cell_append(buf, start, sizeof(*p),
+		    address_of(buf, FIELD(struct dentry, dentry, d_name.name)), length & 255);
+	return false;
+}
+
+/* A PATH cell with what only names below a mount need. */
+SHARED int describe_place(struct buffer *buf, __u64 dentry, __u64 mnt,
+			  const struct created *created)
+{
+	__u32 start, length;
+	__u64 sb;
+
+	if (!buf || !created)
+		return 0;
+	start = buf->used;
+	if (!describe_path(buf, dentry, mnt, path_type(buf), created))
+		return 0;
+	sb = (__u64)FIELD(struct dentry, dentry, d_sb);
+	length = synthetic_path(buf, dentry, FIELD(struct super_block, sb, s_magic));
+	text_append(buf, start, sizeof(struct tsem_path), 0, length);
 	return 0;
+}
+
+static __always_inline void cell_path(struct event *e, const struct path *path,
+				      const struct created *created)
+{
+	__u64 dentry = address_of(e->buf, path->dentry);
+
+	describe_place(e->buf, dentry, address_of(e->buf, path->mnt), created);
 }
 
 #endif

@@ -43,24 +43,25 @@ static __always_inline struct tsem_task *task_join(struct task_struct *task, __u
  * The first event of a task that was there before the root namespace. Kernel
  * threads stay out, as in TSEM's root export mode, and so do keepers.
  */
-static __noinline struct tsem_task *task_adopt(void)
+SHARED int task_adopt(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 tgid = task->tgid;
 
 	if ((task->flags & PF_KTHREAD) || bpf_map_lookup_elem(&keepers, &tgid))
-		return NULL;
-	return task_join(task, root_slot);
+		return 0;
+	return task_join(task, root_slot) != NULL;
 }
 
 /* The state of the current task if it is modeled. The cheap way out of every hook. */
 static __always_inline struct tsem_task *current_task(void)
 {
-	struct tsem_task *t = bpf_task_storage_get(&tasks, bpf_get_current_task_btf(), 0, 0);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
 
-	if (t)
-		return t;
-	return root_slot ? task_adopt() : NULL;
+	if (!t && root_slot && task_adopt())
+		t = bpf_task_storage_get(&tasks, task, 0, 0);
+	return t;
 }
 
 /* The identity of any task; 0 where it has none. */

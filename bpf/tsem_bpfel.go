@@ -14,12 +14,38 @@ import (
 )
 
 type tsemBuffer struct {
-	_     structs.HostLayout
-	Busy  uint32
-	Used  uint32
-	Head  tsemTsemRecord
-	Cells [24576]uint8
-	Text  [8192]uint8
+	_       structs.HostLayout
+	Busy    uint32
+	Used    uint32
+	Slot    uint32
+	Failed  uint32
+	Address uint64
+	UserNs  uint64
+	Search  struct {
+		_       structs.HostLayout
+		Extents uint64
+		Count   uint32
+		Id      uint32
+		Found   uint32
+		Pad     uint32
+	}
+	Walk struct {
+		_           structs.HostLayout
+		Dentry      uint64
+		Mnt         uint64
+		MntRoot     uint64
+		FirstDentry uint64
+		FirstMnt    uint64
+		Sequence    uint64
+		Tries       uint32
+		Pos         uint32
+		End         uint32
+		Pad         uint32
+	}
+	Head   tsemTsemRecord
+	Cells  [24576]uint8
+	Object [2048]uint8
+	Text   [8192]uint8
 }
 
 type tsemTsemAddr struct {

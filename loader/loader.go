@@ -91,7 +91,9 @@ func Load() (*Engine, error) {
 	maySleep := support.Tier != TierExport
 	if !maySleep {
 		for _, program := range spec.Programs {
-			program.Flags &^= unix.BPF_F_SLEEPABLE
+			if program.Type != ebpf.Syscall { // which the kernel takes only as sleepable
+				program.Flags &^= unix.BPF_F_SLEEPABLE
+			}
 		}
 	}
 	if err := configure(spec, maySleep); err != nil {

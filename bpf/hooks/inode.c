@@ -60,7 +60,7 @@ int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry)
 	if (!modeled(&e) || !event_begin(&e, EVENT(inode_unlink)))
 		return 0;
 	cell_inode(&e, dir);
-	cell_dentry(&e, dentry, NULL, true);
+	cell_dentry(&e, dentry, true);
 	event_end(&e);
 	return 0;
 }
@@ -74,9 +74,9 @@ int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
 	if (!modeled(&e) || !event_begin(&e, EVENT(inode_rename)))
 		return 0;
 	cell_inode(&e, old_dir);
-	cell_dentry(&e, old_dentry, NULL, false);
+	cell_dentry(&e, old_dentry, false);
 	cell_inode(&e, new_dir);
-	cell_dentry(&e, new_dentry, NULL, false);
+	cell_dentry(&e, new_dentry, false);
 	event_end(&e);
 	return 0;
 }
@@ -88,7 +88,7 @@ int BPF_PROG(inode_getattr, const struct path *path)
 
 	if (!modeled(&e) || !event_begin(&e, EVENT(inode_getattr)))
 		return 0;
-	cell_dentry(&e, path->dentry, path->mnt, false);
+	cell_mounted_dentry(&e, path);
 	event_end(&e);
 	return 0;
 }
@@ -108,9 +108,9 @@ int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *nam
 	if (!modeled(&e) || !event_begin(&e, EVENT(inode_setxattr)))
 		return 0;
 	bpf_get_func_arg(ctx, 3, &value);
-	cell_dentry(&e, dentry, NULL, false);
+	cell_dentry(&e, dentry, false);
 	cell_string(&e, name);
-	cell_bytes(&e, TSEM_CELL_BYTES, (void *)value, size);
+	cell_bytes(&e, TSEM_CELL_BYTES, value, size);
 	cell_scalar(&e, flags);
 	event_end(&e);
 	return 0;

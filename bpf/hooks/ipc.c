@@ -23,22 +23,32 @@ int BPF_PROG(shm_free_security, struct kern_ipc_perm *perm)
 	return 0;
 }
 
-static __always_inline void cell_ipc(struct event *e, struct kern_ipc_perm *perm)
+SHARED int describe_ipc(struct buffer *buf, __u64 address)
 {
-	struct user_namespace *ns = event_user_ns(e);
-	struct tsem_ipc *i = cell(e, TSEM_CELL_IPC, sizeof(*i));
-	__u64 key = (__u64)perm, *owner;
+	const struct kern_ipc_perm *perm;
+	struct tsem_ipc *i;
+	__u64 *owner;
 
+	if (!buf)
+		return 0;
+	i = cell_in(buf, TSEM_CELL_IPC, sizeof(*i));
 	if (!i)
-		return;
-	i->uid = map_uid(ns, perm->uid.val);
-	i->gid = map_gid(ns, perm->gid.val);
-	i->cuid = map_uid(ns, perm->cuid.val);
-	i->cgid = map_gid(ns, perm->cgid.val);
+		return 0;
+	perm = LOOK(buf, struct kern_ipc_perm, address);
+	i->uid = map_uid(buf, perm->uid.val);
+	i->gid = map_gid(buf, perm->gid.val);
+	i->cuid = map_uid(buf, perm->cuid.val);
+	i->cgid = map_gid(buf, perm->cgid.val);
 	i->mode = perm->mode;
 	i->pad = 0;
-	owner = bpf_map_lookup_elem(&ipc_objects, &key);
+	owner = bpf_map_lookup_elem(&ipc_objects, &address);
 	i->owner = owner ? *owner : 0;
+	return 0;
+}
+
+static __always_inline void cell_ipc(struct event *e, struct kern_ipc_perm *perm)
+{
+	describe_ipc(e->buf, address_of(e->buf, perm));
 }
 
 SEC("lsm/shm_shmat")

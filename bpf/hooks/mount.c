@@ -11,7 +11,7 @@ int BPF_PROG(sb_mount, const char *dev_name, const struct path *path, const char
 	if (!modeled(&e) || !event_begin(&e, EVENT(sb_mount)))
 		return 0;
 	cell_string(&e, dev_name);
-	cell_path(&e, path->dentry, path->mnt, &none);
+	cell_path(&e, path, &none);
 	cell_string(&e, type);
 	cell_scalar(&e, flags);
 	event_end(&e);

@@ -14,32 +14,41 @@ static __always_inline __u64 owner_of(struct sock *sk)
 	return owner ? *owner : 0;
 }
 
+SHARED int describe_address(struct buffer *buf, __u32 family, __u64 address, __u32 length)
+{
+	struct tsem_addr *a;
+	__u32 start;
+
+	if (!buf)
+		return 0;
+	start = buf->used;
+	a = cell_in(buf, TSEM_CELL_ADDR, sizeof(*a));
+	if (!a)
+		return 0;
+	a->family = family;
+	a->length = length;
+	cell_append(buf, start, sizeof(*a), address, length > ADDRESS_MAX ? ADDRESS_MAX : length);
+	return 0;
+}
+
 /* The socket of a system call, and its address where it has one. */
 static __always_inline bool socket_event(struct event *e, __u16 hook, __u8 kind,
 					 struct socket *sock, const void *address, int length)
 {
-	__u32 start, bytes = length;
-	struct tsem_addr *a;
 	struct sock *sk = sock->sk;
 
 	if (!modeled(e) || !event_begin(e, hook, kind))
 		return false;
 	if (!sk) {
-		e->failed = 1;
+		e->buf->failed = 1;
 		return true;
 	}
 	cell_sock(e, sk, owner_of(sk));
-	if (!address) {
+	if (address)
+		describe_address(e->buf, sk->__sk_common.skc_family, address_of(e->buf, address),
+				 length);
+	else
 		cell_absent(e);
-		return true;
-	}
-	start = e->buf->used;
-	a = cell(e, TSEM_CELL_ADDR, sizeof(*a));
-	if (!a)
-		return true;
-	a->family = sk->__sk_common.skc_family;
-	a->length = length;
-	cell_append(e, start, sizeof(*a), address, bytes > ADDRESS_MAX ? ADDRESS_MAX : bytes);
 	return true;
 }
 
@@ -128,17 +137,15 @@ SEC("lsm.s/netlink_send")
 int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb)
 {
 	struct netlink_skb_parms *parms;
-	struct user_namespace *ns;
 	struct event e;
 
 	if (!modeled(&e) || !event_begin(&e, EVENT(netlink_send)))
 		return 0;
 	/* include/linux/netlink.h, NETLINK_CB */
 	parms = (void *)skb + bpf_core_field_offset(skb->cb);
-	ns = event_user_ns(&e);
 	cell_sock(&e, sk, owner_of(sk));
-	cell_scalar(&e, map_uid(ns, BPF_CORE_READ(parms, creds.uid.val)));
-	cell_scalar(&e, map_gid(ns, BPF_CORE_READ(parms, creds.gid.val)));
+	cell_scalar(&e, map_uid(e.buf, BPF_CORE_READ(parms, creds.uid.val)));
+	cell_scalar(&e, map_gid(e.buf, BPF_CORE_READ(parms, creds.gid.val)));
 	cell_scalar(&e, BPF_CORE_READ(parms, portid));
 	cell_scalar(&e, BPF_CORE_READ(parms, dst_group));
 	cell_scalar(&e, BPF_CORE_READ(parms, flags));

@@ -73,6 +73,7 @@ int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 	__u64 ttd = __sync_fetch_and_add(&last_ttd, 1) + 1;
 	struct digest digest;
 	struct event e;
+	__u64 identity;
 
 	if (!modeled(&e))
 		return 0;
@@ -83,9 +84,10 @@ int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 	if (!event_begin(&e, EVENT(bprm_committed_creds)))
 		return 0;
 	cell_file(&e, bprm->file, &digest);
-	e.buf->head.identity = identity_compute(&e);
+	identity = identity_compute(e.buf);
+	e.buf->head.identity = identity;
 	if (event_end(&e))
-		e.task->identity = e.buf->head.identity;
+		e.task->identity = identity;
 	return 0;
 }
 

@@ -29,7 +29,7 @@ import (
 // ErrFull: every slot of the kernel half is taken.
 var ErrFull = errors.New("no free namespace")
 
-// Config says how a namespace is to be. The zero value of a field stands for its
+// Config holds the settings of a namespace. The zero value of a field stands for its
 // default.
 type Config struct {
 	Digest       crypto.Hash   // of files and identities; SHA-256

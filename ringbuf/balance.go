@@ -8,7 +8,7 @@ import (
 )
 
 // Refusal is a reason why the kernel half could not put events into the magazine,
-// and how many it were.
+// and how many events it cost.
 type Refusal struct {
 	Name  string // for example "magazine_full"
 	Count uint64

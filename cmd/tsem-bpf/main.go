@@ -32,7 +32,7 @@ type commands struct {
 	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
 
-	Completion kongplete.InstallCompletions `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf: a line for its start-up file."`
+	Completion kongplete.InstallCompletions `cmd:"" help:"Print the shell completion line for a start-up file of bash, zsh or fish."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
 }

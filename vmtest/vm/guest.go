@@ -91,7 +91,11 @@ func (m mount) do(root string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount(m.source, target, m.kind, m.flags, m.data); err != nil && !m.optional {
+	err := unix.Mount(m.source, target, m.kind, m.flags, m.data)
+	if errors.Is(err, unix.ENODEV) && !m.optional {
+		return fmt.Errorf("mount %s on %s: %w: this kernel does not have it; docs/vm.md lists the options", m.kind, target, err)
+	}
+	if err != nil && !m.optional {
 		return fmt.Errorf("mount %s on %s: %w", m.kind, target, err)
 	}
 	return nil
@@ -122,16 +126,12 @@ func mountAll(r request) error {
 			return err
 		}
 	}
-	version, err := os.ReadFile(lower + r.Kernel + "/version")
-	if err != nil {
-		return err
-	}
-	return mountRoot(r, "/lib/modules/"+strings.TrimSpace(string(version)))
+	return mountRoot(r)
 }
 
 // mountRoot makes newRoot: the host's files with a layer in memory over them, and
 // what a system has mounted that does not need a service manager for it.
-func mountRoot(r request, modules string) error {
+func mountRoot(r request) error {
 	for _, m := range []mount{
 		{"root", newRoot, "overlay", 0, "lowerdir=" + lower + ",upperdir=" + layer + "/up,workdir=" + layer + "/work", false},
 		{"proc", newRoot + "/proc", "proc", nodev, "", false},
@@ -146,9 +146,18 @@ func mountRoot(r request, modules string) error {
 		{"securityfs", newRoot + "/sys/kernel/security", "securityfs", nodev, "", false},
 		{"debugfs", newRoot + "/sys/kernel/debug", "debugfs", nodev, "", true},
 		{"tracefs", newRoot + "/sys/kernel/tracing", "tracefs", nodev, "", false},
-		{lower + r.Kernel + modules, newRoot + modules, "", unix.MS_BIND, "", false},
 	} {
 		if err := m.do("/"); err != nil {
+			return err
+		}
+	}
+	if r.KernelModules != "" {
+		var name unix.Utsname
+		if err := unix.Uname(&name); err != nil {
+			return err
+		}
+		target := newRoot + "/lib/modules/" + unix.ByteSliceToString(name.Release[:])
+		if err := (mount{lower + r.KernelModules, target, "", unix.MS_BIND, "", false}).do("/"); err != nil {
 			return err
 		}
 	}
@@ -230,6 +239,9 @@ func loopbackUp() error {
 
 // openPort finds a virtio port by name. The device may appear a moment after its driver.
 func openPort(name string) (*os.File, error) {
+	if _, err := os.Stat("/sys/class/virtio-ports"); err != nil {
+		return nil, fmt.Errorf("this kernel has no virtio_console, which the machine needs; docs/vm.md lists the options: %w", err)
+	}
 	for range 3000 { // 30 s, for a machine with much else to do
 		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil {

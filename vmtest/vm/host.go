@@ -19,14 +19,16 @@ import (
 
 const help = `Usage: vmtest/run [OPTION]... [--] COMMAND [ARGUMENT]...
 
-Runs COMMAND as root in a virtual machine of a stock Debian kernel. It sees the
+Runs COMMAND as root in a virtual machine of a stock Debian kernel, or yours. It sees the
 files of this machine at their own paths and may write everywhere; what it
 writes is gone at the end. /tmp and /run are empty but for this repository, the
 current folder and COMMAND's, if they lie there. tsem-bpf (build/tsem-bpf of
 this checkout) is in its PATH; bpffs, securityfs, tracefs and cgroup2 are
 mounted, loopback is up, modprobe works. Standard input is empty.
 
-  -k KERNEL   latest (default), 6.12 or 6.1; fetched when it is not there
+  -k KERNEL   latest (default), 6.12 or 6.1; fetched when it is not there. Or the path,
+              with a / in it, of one that you built: a build folder of the kernel's
+              source, a folder into which one was installed, or a bzImage (docs/vm.md)
   -c CPUS     2 by default
   -m MEMORY   1G by default
   -t SECONDS  the longest that COMMAND may take, with the boot; 600 by default
@@ -49,6 +51,7 @@ kernels are kept.
 Examples:
   vmtest/run -- uname -a
   vmtest/run -k 6.1 -- tsem-bpf check
+  vmtest/run -k ~/linux -- tsem-bpf check
   vmtest/run -v -t 60 -- sh -c 'dmesg | tail'
   go test -exec "$PWD/vmtest/run -k 6.12 --" -tags vmtest ./vmtest/...
 `
@@ -96,8 +99,8 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-t %d: at least 1 second", o.seconds)
 	case !memorySize.MatchString(o.memory):
 		return o, fmt.Errorf("-m %q: a size like 512M or 2G", o.memory)
-	case strings.ContainsAny(o.kernel, "/ ") || strings.HasPrefix(o.kernel, "."):
-		return o, fmt.Errorf("-k %q: one of vmtest/kernels.list", o.kernel)
+	case !isPath(o.kernel) && (o.kernel == "" || strings.Contains(o.kernel, " ") || strings.HasPrefix(o.kernel, ".")):
+		return o, fmt.Errorf("-k %q: a name of vmtest/kernels.list, or a path with a / in it", o.kernel)
 	}
 	return o, nil
 }
@@ -119,9 +122,20 @@ func host(args []string) int {
 		return failed(err, nil)
 	}
 	repo := filepath.Dir(filepath.Dir(self))
-	k, err := openKernel(o.kernel, filepath.Join(repo, "vmtest/kernels"))
+	var scratch string
+	if isPath(o.kernel) {
+		if scratch, err = os.MkdirTemp("", "vmtest"); err != nil {
+			return failed(err, nil)
+		}
+		defer os.RemoveAll(scratch)
+	}
+	k, err := openKernel(o.kernel, filepath.Join(repo, "vmtest/kernels"), scratch)
 	if errors.Is(err, errNoKernel) {
 		return statusUsage // the script told which there are
+	}
+	if errors.Is(err, errBadKernel) {
+		fmt.Fprintln(os.Stderr, "vmtest/run:", err)
+		return statusUsage
 	}
 	if err != nil {
 		return failed(err, nil)
@@ -221,7 +235,7 @@ func newRequest(words []string, repo string, k kernel) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	r := request{Dir: dir, Show: []string{repo, dir}, Kernel: k.dir}
+	r := request{Dir: dir, Show: append([]string{repo, dir}, k.show...), KernelModules: k.modules}
 	if filepath.IsAbs(words[0]) {
 		r.Show = append(r.Show, filepath.Dir(words[0]))
 	}

@@ -14,12 +14,21 @@ import (
 	"strings"
 )
 
-// A kernel that vmtest/kernels fetched.
+// A kernel to boot.
 type kernel struct {
-	name    string
-	dir     string // has vmlinuz, version, lib/modules/VERSION
-	version string
+	name    string   // as it is called after -k
+	image   string   // its bzImage
+	version string   // as uname -r says it
+	modules string   // folder of its modules; empty if all is built in
+	note    string   // where kvmWorks notes what it found; empty if nowhere
+	show    []string // folders into which links among the modules lead
 }
+
+// Files among the modules of a kernel.
+const (
+	modulesDep     = "modules.dep"
+	modulesBuiltin = "modules.builtin"
+)
 
 // What the guest needs before it has a root file system; the rest comes by modprobe.
 var needed = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay"}
@@ -27,8 +36,16 @@ var needed = []string{"virtio_pci", "virtio_console", "9pnet_virtio", "9p", "ove
 // errNoKernel: there is no kernel of that name.
 var errNoKernel = errors.New("no such kernel")
 
-// openKernel fetches the kernel if it is not there yet.
-func openKernel(name, script string) (kernel, error) {
+// openKernel opens what -k names. What has to be made for it is in scratch.
+func openKernel(name, script, scratch string) (kernel, error) {
+	if isPath(name) {
+		return openBuilt(name, scratch)
+	}
+	return openFetched(name, script)
+}
+
+// openFetched fetches the kernel if it is not there yet.
+func openFetched(name, script string) (kernel, error) {
 	fetch := exec.Command(script, name)
 	fetch.Stderr = os.Stderr
 	err := fetch.Run()
@@ -39,8 +56,12 @@ func openKernel(name, script string) (kernel, error) {
 		return kernel{}, fmt.Errorf("kernel %q cannot be had: %w", name, err)
 	}
 	dir := filepath.Join(cacheDir(), "kernels", name)
-	version, err := os.ReadFile(filepath.Join(dir, "version"))
-	return kernel{name, dir, strings.TrimSpace(string(version))}, err
+	text, err := os.ReadFile(filepath.Join(dir, "version"))
+	version := strings.TrimSpace(string(text))
+	return kernel{
+		name: name, image: filepath.Join(dir, "vmlinuz"), version: version,
+		modules: filepath.Join(dir, "lib/modules", version), note: filepath.Join(dir, "kvm"),
+	}, err
 }
 
 func cacheDir() string {
@@ -51,10 +72,6 @@ func cacheDir() string {
 		return filepath.Join(dir, "tsem-bpf")
 	}
 	return filepath.Join(os.Getenv("HOME"), ".cache", "tsem-bpf")
-}
-
-func (k kernel) modules() string {
-	return filepath.Join(k.dir, "lib/modules", k.version)
 }
 
 // moduleName is how modprobe calls the module of a file.
@@ -97,6 +114,68 @@ func loadOrder(dep []byte, names []string) []string {
 	return order
 }
 
+// lacking gives those of the names that are neither a module of this kernel nor built
+// in; none where the kernel does not tell what is built in.
+func (k kernel) lacking(dep []byte, names []string) ([]string, error) {
+	builtin, err := os.ReadFile(filepath.Join(k.modules, modulesBuiltin))
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(builtin) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	there := make(map[string]bool)
+	for line := range strings.Lines(string(builtin)) {
+		there[moduleName(strings.TrimSpace(line))] = true
+	}
+	var missing []string
+	for _, name := range names {
+		if !there[name] && len(loadOrder(dep, []string{name})) == 0 {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
+}
+
+// moduleFiles gives what has to be loaded of the names, in this order, decompressed.
+func (k kernel) moduleFiles(names []string) ([]module, error) {
+	if k.modules == "" {
+		return nil, nil
+	}
+	dep, err := os.ReadFile(filepath.Join(k.modules, modulesDep))
+	if err != nil {
+		return nil, err
+	}
+	if missing, err := k.lacking(dep, names); err != nil {
+		return nil, err
+	} else if len(missing) > 0 {
+		return nil, fmt.Errorf("kernel %s: neither built in nor a module is %s, which the machine needs; docs/vm.md lists the options",
+			k.name, strings.Join(missing, ", "))
+	}
+	var found []module
+	for _, file := range loadOrder(dep, names) {
+		path := filepath.Join(k.modules, file)
+		data, err := os.ReadFile(path)
+		if program := decompressors[filepath.Ext(file)]; program != "" {
+			data, err = exec.Command(program, "-dc", path).Output()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("module %s: %w", file, err)
+		}
+		found = append(found, module{moduleName(file) + ".ko", data})
+	}
+	return found, nil
+}
+
+// A module as the kernel loads it.
+type module struct {
+	file string
+	data []byte
+}
+
+// What CONFIG_MODULE_COMPRESS_* makes of modules, and what undoes it.
+var decompressors = map[string]string{".xz": "xz", ".zst": "zstd", ".gz": "gzip"}
+
 // initramfs packs the running program as /init, the modules and the request.
 func (k kernel) initramfs(r request) ([]byte, error) {
 	var c cpio
@@ -105,23 +184,14 @@ func (k kernel) initramfs(r request) ([]byte, error) {
 		return nil, err
 	}
 	c.add("init", cpioFile|0o755, self)
-	dep, err := os.ReadFile(filepath.Join(k.modules(), "modules.dep"))
+	modules, err := k.moduleFiles(needed)
 	if err != nil {
 		return nil, err
 	}
 	c.add("modules", cpioDir|0o755, nil)
-	for _, file := range loadOrder(dep, needed) {
-		path := filepath.Join(k.modules(), file)
-		data, err := os.ReadFile(path)
-		if strings.HasSuffix(file, ".xz") {
-			data, err = exec.Command("xz", "-dc", path).Output()
-		}
-		if err != nil {
-			return nil, fmt.Errorf("module %s: %w", file, err)
-		}
-		name := moduleName(file) + ".ko"
-		r.Modules = append(r.Modules, name)
-		c.add("modules/"+name, cpioFile|0o644, data)
+	for _, m := range modules {
+		r.Modules = append(r.Modules, m.file)
+		c.add("modules/"+m.file, cpioFile|0o644, m.data)
 	}
 	text, err := json.Marshal(r)
 	if err != nil {

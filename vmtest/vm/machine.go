@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -66,7 +65,7 @@ func (m *machine) arguments(initramfs string) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(m.cpus), "-m", m.memory,
-		"-kernel", filepath.Join(m.kernel.dir, "vmlinuz"), "-initrd", initramfs, "-append", line,
+		"-kernel", m.kernel.image, "-initrd", initramfs, "-append", line,
 		"-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
 		"-device", "virtio-serial-pci",

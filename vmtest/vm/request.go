@@ -5,12 +5,12 @@ package main
 // What the host asks of the guest; JSON in the initramfs. Words are bytes, since
 // they need not be UTF-8.
 type request struct {
-	Words   [][]byte
-	Env     [][]byte
-	Dir     string
-	Show    []string // folders to have at their own paths, also below /tmp
-	Kernel  string   // folder with lib/modules/VERSION
-	Modules []string // in the initramfs, in the order to load them
+	Words         [][]byte
+	Env           [][]byte
+	Dir           string
+	Show          []string // folders to have at their own paths, also below /tmp
+	KernelModules string   // folder to have as /lib/modules/VERSION; empty if there is none
+	Modules       []string // in the initramfs, in the order to load them
 }
 
 // What the guest answers: once when the command begins, and when it has ended.

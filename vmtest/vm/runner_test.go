@@ -72,6 +72,7 @@ func TestStatus(t *testing.T) {
 		{"warning that nobody asked for", []string{"sh", "-c", "echo '<4>WARNING: a test' >/dev/kmsg"}, 0},
 		{"no command", nil, statusUsage},
 		{"no such kernel", []string{"-k", "5.3", "true"}, statusUsage},
+		{"no kernel there", []string{"-k", "/etc/passwd", "true"}, statusUsage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := vm(t, append([]string{"-k", fastest}, test.args...)...); got.status != test.want {
@@ -156,7 +157,7 @@ func TestRepeat(t *testing.T) {
 func TestInside(t *testing.T) {
 	for _, name := range kernelNames(t) {
 		t.Run(name, func(t *testing.T) {
-			k, err := openKernel(name, "../kernels")
+			k, err := openKernel(name, "../kernels", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -187,6 +188,82 @@ func TestInside(t *testing.T) {
 				t.Error("what was written is on this machine")
 			}
 		})
+	}
+}
+
+// A build folder, made of a fetched kernel: modules as the build leaves them, at a path
+// that the guest has something of its own at.
+func TestBuilt(t *testing.T) {
+	k, err := openKernel(fastest, "../kernels", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := os.MkdirTemp("/tmp", "vmtest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(top)
+	dep, err := os.ReadFile(filepath.Join(k.modules, modulesDep))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(path string, data []byte) {
+		t.Helper()
+		path = filepath.Join(top, path)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, data, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var order []byte
+	for _, file := range loadOrder(dep, append([]string{"dummy"}, needed...)) {
+		built, packed := strings.CutSuffix(strings.TrimPrefix(file, "kernel/"), ".xz")
+		if !packed {
+			t.Fatalf("%s is not compressed", file)
+		}
+		data, err := exec.Command("xz", "-dc", filepath.Join(k.modules, file)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(built, data)
+		order = append(order, strings.TrimSuffix(built, "ko")+"o\n"...)
+	}
+	write("modules.order", order)
+	for from, to := range map[string]string{k.image: builtImage, filepath.Join(k.modules, modulesBuiltin): modulesBuiltin} {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(to, data)
+	}
+
+	got := vm(t, "-k", top, "-W", "sh", "-ec", "uname -r; modprobe dummy; grep -w dummy /proc/modules >/dev/null; modinfo -n dummy")
+	want := fmt.Sprintf("%[1]s\n/lib/modules/%[1]s/kernel/drivers/net/dummy.ko\n", k.version)
+	if diff := cmp.Diff(want, got.stdout); diff != "" || got.status != 0 {
+		t.Errorf("status %d\n%s%s", got.status, diff, got.stderr)
+	}
+}
+
+// An image alone, whose 9p is a module: what it lacks is said.
+func TestLacking(t *testing.T) {
+	k, err := openKernel(fastest, "../kernels", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "bzImage")
+	data, err := os.ReadFile(k.image)
+	if err == nil {
+		err = os.WriteFile(image, data, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := vm(t, "-k", image, "true")
+	if got.status != statusDied || !strings.Contains(got.stderr, "this kernel does not have it") {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -105,6 +105,8 @@ func TestParse(t *testing.T) {
 		{"words stay as they are", []string{"--", "", "a b", "\n\xff", "--"}, with(func(o *options) { o.words = []string{"", "a b", "\n\xff", "--"} })},
 		{"all", []string{"-k", "6.1", "-c", "4", "-m", "512M", "-t", "5", "-a", "lsm=yama x", "-W", "-r", "-v", "--", "true"},
 			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, false, true, []string{"true"}}},
+		{"a path", []string{"-k", "../my linux", "true"}, with(func(o *options) { o.kernel, o.words = "../my linux", []string{"true"} })},
+		{"this folder", []string{"-k", ".", "true"}, with(func(o *options) { o.kernel, o.words = ".", []string{"true"} })},
 		{"counting", []string{"-i", "-c", "1", "true"}, with(func(o *options) { o.count, o.cpus, o.words = true, 1, []string{"true"} })},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -120,7 +122,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k ../x true", "-k .lock true", "-x true", "-i true"} {
+	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k .lock true", "-x true", "-i true"} {
 		t.Run(args, func(t *testing.T) {
 			if o, err := parse(strings.Fields(args)); err == nil {
 				t.Errorf("accepted as %+v", o)
@@ -252,8 +254,9 @@ func kernelNames(t *testing.T) (names []string) {
 func TestOpenKernel(t *testing.T) {
 	for _, name := range kernelNames(t) {
 		t.Run(name, func(t *testing.T) {
-			want := kernel{name, fetched(t, name), "1.2.3-test"}
-			got, err := openKernel(name, "../kernels")
+			dir := fetched(t, name)
+			want := kernel{name: name, image: dir + "/vmlinuz", version: "1.2.3-test", modules: dir + "/lib/modules/1.2.3-test", note: dir + "/kvm"}
+			got, err := openKernel(name, "../kernels", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +267,7 @@ func TestOpenKernel(t *testing.T) {
 	}
 	t.Run("unknown", func(t *testing.T) {
 		fetched(t, "other")
-		if _, err := openKernel("other", "../kernels"); !errors.Is(err, errNoKernel) {
+		if _, err := openKernel("other", "../kernels", ""); !errors.Is(err, errNoKernel) {
 			t.Errorf("%v", err)
 		}
 	})

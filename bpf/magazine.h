@@ -59,12 +59,25 @@ static __always_inline void buffer_release(struct buffer *buf)
 }
 
 struct wait {
+	const struct tsem_namespace *ns;
 	void *ring;
+	__u64 id;		/* of the namespace */
 	__u64 until;
 	__u64 room;		/* the ring may hold this many bytes at most */
 	unsigned long address;	/* somewhere in the memory of the task */
 	__u32 buffer;		/* index, once it is ours */
+	__u32 over;		/* there is nothing to wait for any more */
 };
+
+#define SIGKILL 9
+
+/* Nobody empties the ring any more, or the task shall die, or the time is over. */
+static __always_inline bool wait_is_vain(const struct wait *w, struct task_struct *task)
+{
+	return w->ns->id != w->id || (w->ns->flags & TSEM_NS_CLOSED) ||
+	       (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) ||
+	       bpf_ktime_get_ns() > w->until;
+}
 
 /*
  * One look for room and a buffer. Reading a byte of the task's own memory is a
@@ -73,24 +86,33 @@ struct wait {
  */
 static long wait_step(__u32 round, struct wait *w)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	__u8 byte;
 
-	if (bpf_ringbuf_query(w->ring, BPF_RB_AVAIL_DATA) <= w->room) {
+	if (bpf_ringbuf_query(w->ring, BPF_RB_AVAIL_DATA) <= w->room)
 		w->buffer = buffer_claim();
-		if (w->buffer != NO_BUFFER)
-			return 1;
-	}
-	if (bpf_ktime_get_ns() > w->until)
+	if (w->buffer != NO_BUFFER || wait_is_vain(w, task)) {
+		w->over = 1;
 		return 1;
-	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address,
-				bpf_get_current_task_btf(), 0);
+	}
+	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address, task, 0);
 	return 0;
+}
+
+/* BPF_MAX_LOOPS of the kernel: some seconds of looks. */
+#define LOOPS_MAX (1 << 23)
+
+static long wait_steps(__u32 round, struct wait *w)
+{
+	bpf_loop(LOOPS_MAX, wait_step, w, 0);
+	return w->over ? 1 : 0;
 }
 
 /*
  * A sleepable hook waits, bounded, until it can be described and put into the
  * magazine without touching the reserve of the atomic hooks. After the time it
- * goes on as one that cannot wait; the reservation in event_end decides.
+ * goes on as one that cannot wait; the reservation in event_end decides. So does at
+ * once a task without memory of its own: it would not give up the CPU.
  */
 SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 {
@@ -98,7 +120,7 @@ SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 	struct wait w = { .buffer = NO_BUFFER };
 
 	/* Kernels before 6.8 verify it in every program that has it, called or not. */
-	if (!ns || !may_sleep)
+	if (!ns || !may_sleep || !task->mm)
 		return NO_BUFFER;
 	w.ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!w.ring)
@@ -110,10 +132,12 @@ SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 			return w.buffer;
 	}
 	__sync_fetch_and_add(&ns->waited, 1);
+	w.ns = ns;
+	w.id = ns->id;
 	w.until = bpf_ktime_get_ns() + ns->wait;
-	w.address = task->mm ? task->mm->arg_start : 0;
-	/* BPF_MAX_LOOPS; the time limit ends it much earlier. */
-	bpf_loop(1 << 23, wait_step, &w, 0);
+	w.address = task->mm->arg_start;
+	/* More looks than there is time for. */
+	bpf_loop(LOOPS_MAX, wait_steps, &w, 0);
 	return w.buffer;
 }
 

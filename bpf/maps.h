@@ -130,7 +130,10 @@ struct {
 	__type(value, __u32);
 } births SEC(".maps");
 
-/* Thread group ids of keepers: never modeled, also in a root namespace. */
+/*
+ * Thread group ids of keepers, from keeper_register to the exit of the last thread:
+ * never modeled, also in a root namespace.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

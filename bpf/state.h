@@ -23,8 +23,8 @@ enum tsem_namespace_flags {
 
 /*
  * Value of map `namespaces`. The daemon writes the first part once, before any
- * task is in the namespace, and `flags` later; the kernel half counts in the
- * second. When nothing is under way:
+ * task is in the namespace; TSEM_NS_CLOSED comes later, from the daemon or from the
+ * kernel half. The kernel half counts in the second part. When nothing is under way:
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {
@@ -32,7 +32,7 @@ struct tsem_namespace {
 	__u32 flags;		/* enum tsem_namespace_flags */
 	__u32 magazine;		/* bytes of the ring */
 	__u32 reserve;		/* bytes of it that only atomic hooks may use */
-	__u32 pad;
+	__u32 keeper;		/* thread group id; when it has exited, the namespace is closed */
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 
 	__u64 raised;		/* events */

@@ -24,7 +24,7 @@ static __always_inline struct tsem_task *task_join(struct task_struct *task, __u
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
 	struct tsem_task *t;
 
-	if (!ns || !ns->id)
+	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
 		return NULL;
 	t = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!t) {

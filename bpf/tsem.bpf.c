@@ -13,6 +13,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "identity.h"
+#include "keeper.h"
 #include "inode.h"
 
 #include "hooks/task.c"

@@ -188,7 +188,7 @@ type tsemTsemNamespace struct {
 	Flags         uint32
 	Magazine      uint32
 	Reserve       uint32
-	Pad           uint32
+	Keeper        uint32
 	Wait          uint64
 	Raised        uint64
 	Delivered     uint64
@@ -326,6 +326,7 @@ const (
 	tsemProgInodeRename        = "inode_rename"
 	tsemProgInodeSetxattr      = "inode_setxattr"
 	tsemProgInodeUnlink        = "inode_unlink"
+	tsemProgKeeperRegister     = "keeper_register"
 	tsemProgKernelReadFile     = "kernel_read_file"
 	tsemProgKeyAlloc           = "key_alloc"
 	tsemProgMmapFile           = "mmap_file"
@@ -416,6 +417,7 @@ type tsemProgramSpecs struct {
 	InodeRename        *ebpf.ProgramSpec `ebpf:"inode_rename"`
 	InodeSetxattr      *ebpf.ProgramSpec `ebpf:"inode_setxattr"`
 	InodeUnlink        *ebpf.ProgramSpec `ebpf:"inode_unlink"`
+	KeeperRegister     *ebpf.ProgramSpec `ebpf:"keeper_register"`
 	KernelReadFile     *ebpf.ProgramSpec `ebpf:"kernel_read_file"`
 	KeyAlloc           *ebpf.ProgramSpec `ebpf:"key_alloc"`
 	MmapFile           *ebpf.ProgramSpec `ebpf:"mmap_file"`
@@ -559,6 +561,7 @@ type tsemPrograms struct {
 	InodeRename        *ebpf.Program `ebpf:"inode_rename"`
 	InodeSetxattr      *ebpf.Program `ebpf:"inode_setxattr"`
 	InodeUnlink        *ebpf.Program `ebpf:"inode_unlink"`
+	KeeperRegister     *ebpf.Program `ebpf:"keeper_register"`
 	KernelReadFile     *ebpf.Program `ebpf:"kernel_read_file"`
 	KeyAlloc           *ebpf.Program `ebpf:"key_alloc"`
 	MmapFile           *ebpf.Program `ebpf:"mmap_file"`
@@ -596,6 +599,7 @@ func (p *tsemPrograms) Close() error {
 		p.InodeRename,
 		p.InodeSetxattr,
 		p.InodeUnlink,
+		p.KeeperRegister,
 		p.KernelReadFile,
 		p.KeyAlloc,
 		p.MmapFile,

@@ -230,6 +230,18 @@ struct mm_struct {
 	unsigned long arg_start;
 };
 
+struct signal_struct {
+	struct {
+		int counter;
+	} live;
+};
+
+struct sigpending {
+	struct {
+		unsigned long sig[1];
+	} signal;
+};
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
@@ -238,6 +250,8 @@ struct task_struct {
 	const struct cred *cred;
 	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	struct sigpending pending;
 };
 
 struct kernel_siginfo {

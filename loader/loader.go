@@ -10,7 +10,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -28,8 +27,9 @@ import (
 
 // Programs of the object that are no hooks of events or tasks.
 const (
-	probeProgram = "probe"
-	locksProgram = "find_locks"
+	probeProgram  = "probe"
+	locksProgram  = "find_locks"
+	keeperProgram = "keeper_register"
 )
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
@@ -68,6 +68,7 @@ type Engine struct {
 	collection *ebpf.Collection
 	inner      map[string]*ebpf.MapSpec // of arrays of maps
 	links      []link.Link
+	keeper     uint32
 	memory     []byte // the mapped map `namespaces`
 }
 
@@ -160,8 +161,12 @@ func (e *Engine) start() error {
 	if _, err := e.collection.Programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("find the locks of the path walk: %w", err)
 	}
-	if err := e.Map("keepers").Put(uint32(os.Getpid()), uint32(1)); err != nil {
-		return fmt.Errorf("map keepers: %w", err)
+	keeper, err := e.collection.Programs[keeperProgram].Run(&ebpf.RunOptions{})
+	if err != nil {
+		return fmt.Errorf("become a keeper: %w", err)
+	}
+	if e.keeper = keeper; keeper == 0 {
+		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
 	}
 	namespaces := e.Map("namespaces")
 	memory, err := unix.Mmap(namespaces.FD(), 0, pages(int(namespaces.MaxEntries()*namespaces.ValueSize())),
@@ -175,8 +180,8 @@ func (e *Engine) start() error {
 		return err
 	}
 	var others []string
-	for name := range e.collection.Programs {
-		if name != locksProgram && !slices.Contains(indispensable, name) {
+	for name, program := range e.collection.Programs {
+		if program.Type() != ebpf.Syscall && !slices.Contains(indispensable, name) {
 			others = append(others, name)
 		}
 	}
@@ -237,6 +242,11 @@ func (e *Engine) Namespace(slot uint32) *bpf.Namespace {
 	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(e.memory))), e.Slots())
 	return &all[slot]
 }
+
+// Keeper returns the thread group id of this process as the kernel half knows it, which
+// is not what os.Getpid returns in a pid namespace. Namespaces that have it in their
+// state are closed by the kernel half when the process has exited.
+func (e *Engine) Keeper() uint32 { return e.keeper }
 
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
 // into the namespace of a slot; 0 ends that.

@@ -47,6 +47,10 @@ const (
 	MaxCache = 128 << 10
 	// DefaultWait bounds what a stopped reader costs a task for each event.
 	DefaultWait = 5 * time.Second
+	// MaxWait is half of the time after which the kernel warns of a stall
+	// (kernel/rcu/tasks.h, RCU_TASK_STALL_TIMEOUT, 10 minutes): a program that waits
+	// holds up whoever attaches or detaches one.
+	MaxWait = 5 * time.Minute
 
 	// What an event of an atomic hook takes at most; they carry no paths.
 	cacheEntry = 1 << 10
@@ -99,6 +103,9 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Cache < 1 || config.Cache > MaxCache {
 		return nil, fmt.Errorf("cache %d: 1 to %d entries", config.Cache, MaxCache)
 	}
+	if config.Wait < 0 || config.Wait > MaxWait {
+		return nil, fmt.Errorf("wait %v: more than 0, at most %v", config.Wait, MaxWait)
+	}
 	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), joiner: newJoiner(config.Digest)}
 	if err := n.make(); err != nil {
 		n.Close()
@@ -138,7 +145,8 @@ func (n *Namespace) make() error {
 		flags |= bpf.NamespaceDigestsSHA256
 	}
 	*n.state = bpf.Namespace{
-		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Wait: uint64(n.config.Wait),
+		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve,
+		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait),
 	}
 	return nil
 }
@@ -205,8 +213,7 @@ func (n *Namespace) Tasks() uint64 { return atomic.LoadUint64(&n.state.Tasks) }
 // Export writes what was raised before, and returns.
 func (n *Namespace) Shut() {
 	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
-		// The kernel half only reads the flags, so there is nothing to race with.
-		atomic.StoreUint32(&n.state.Flags, atomic.LoadUint32(&n.state.Flags)|bpf.NamespaceClosed)
+		atomic.OrUint32(&n.state.Flags, bpf.NamespaceClosed)
 		n.magazine.Wake()
 	}
 }

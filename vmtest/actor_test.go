@@ -303,4 +303,6 @@ var acts = map[string]act{
 	},
 	"paths": actPaths,
 	"opens": actOpens,
+	"flood": actFlood,
+	"wait":  actWait,
 }

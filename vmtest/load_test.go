@@ -344,6 +344,7 @@ func TestCommandLine(t *testing.T) {
 		{"no command", []string{"run"}, 0, 2, "<cmd>"},
 		{"unknown flag", []string{"run", "--frobnicate", "true"}, 0, 2, "--frobnicate"},
 		{"bad dialect", []string{"run", "--dialect=v9", "true"}, 0, 2, "v9"},
+		{"too long a wait", []string{"run", "--wait=999999h", "true"}, 0, 2, "--wait=999999h0m0s: more than 0, at most 5m0s"},
 		{"bad cache", []string{"run", "--cache=0", "true"}, 0, 2, "--cache=0"},
 		{"output", []string{"run", "-o", "/no/such/folder", "true"}, 0, 125, "/no/such/folder"},
 		{"full disk", []string{"run", "-o", "/dev/full", "true"}, 0, 125, "/dev/full: no space left on device"},

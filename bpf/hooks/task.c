@@ -52,6 +52,7 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(task_exit, struct task_struct *task)
 {
 	task_leave(task);
+	keeper_exit(task);
 	return 0;
 }
 

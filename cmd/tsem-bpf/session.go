@@ -24,7 +24,7 @@ type exportFlags struct {
 	Digest  string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files and TASK_IDs (${enum}). Only sha256 can come from IMA."`
 	NSRef   string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
 	Cache   int           `placeholder:"N" default:"${cache}" help:"Events of hooks that cannot sleep for which room is kept in the magazine, 1 KiB each (default ${default})."`
-	Wait    time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused (default ${default})."`
+	Wait    time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
 	Quiet   bool          `short:"q" help:"No totals on standard error if nothing was lost."`
 }
 
@@ -40,8 +40,8 @@ func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
 	if f.Cache < 1 || f.Cache > namespace.MaxCache {
 		return namespace.Config{}, 0, fmt.Errorf("--cache=%d: 1 to %d entries", f.Cache, namespace.MaxCache)
 	}
-	if f.Wait <= 0 {
-		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: more than 0", f.Wait)
+	if f.Wait <= 0 || f.Wait > namespace.MaxWait {
+		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: more than 0, at most %v", f.Wait, namespace.MaxWait)
 	}
 	return namespace.Config{Digest: hash, NSRefCurrent: f.NSRef == "current", Cache: f.Cache, Wait: f.Wait}, dialect, nil
 }

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Keepers: the processes that own namespaces. What a keeper cannot do when it is
+ * killed is done here, or its tasks would wait for a reader that is gone.
+ */
+#ifndef TSEM_KEEPER_H
+#define TSEM_KEEPER_H
+
+#include "task.h"
+
+/*
+ * Run by a keeper on its own behalf: from here on it is not modeled. Returns its
+ * thread group id as programs see it (in a pid namespace getpid() says another
+ * number), to be written into its namespaces; 0: there are too many keepers.
+ */
+SEC("syscall")
+int keeper_register(void *context)
+{
+	__u32 tgid = bpf_get_current_task_btf()->tgid, one = 1;
+
+	return bpf_map_update_elem(&keepers, &tgid, &one, BPF_ANY) ? 0 : tgid;
+}
+
+static long close_step(__u32 slot, __u32 *keeper)
+{
+	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
+
+	if (!ns || !ns->id || ns->keeper != *keeper)
+		return 0;
+	if (slot == root_slot)
+		root_slot = 0;
+	__sync_fetch_and_or(&ns->flags, TSEM_NS_CLOSED);
+	return 0;
+}
+
+/*
+ * Closes the namespaces of a keeper whose last thread exits. The id can be used again
+ * from here on; nothing points at it any more but namespaces that are closed.
+ */
+static __always_inline void keeper_exit(struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+
+	/* kernel/exit.c, do_exit, counts down before the tracepoint. */
+	if (task->signal->live.counter || !bpf_map_lookup_elem(&keepers, &tgid))
+		return;
+	bpf_loop(TSEM_NAMESPACES_MAX, close_step, &tgid, 0);
+	bpf_map_delete_elem(&keepers, &tgid);
+}
+
+#endif

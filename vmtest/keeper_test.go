@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+const flooders = 8
+
+// counters is what the flooders share with the test: how often each did it.
+type counters [flooders]atomic.Uint64
+
+func mapCounters(path string) *counters {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT, 0o600)
+	must(err)
+	must(unix.Ftruncate(fd, int64(unsafe.Sizeof(counters{}))))
+	memory, err := unix.Mmap(fd, 0, int(unsafe.Sizeof(counters{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	must(err)
+	return (*counters)(unsafe.Pointer(unsafe.SliceData(memory)))
+}
+
+func (c *counters) read() (counts [flooders]uint64) {
+	for i := range c {
+		counts[i] = c[i].Load()
+	}
+	return counts
+}
+
+// each says whether every flooder did it so many times more than before.
+func (c *counters) each(before [flooders]uint64, more uint64) bool {
+	for i, count := range c.read() {
+		if count < before[i]+more {
+			return false
+		}
+	}
+	return true
+}
+
+// actFlood opens a file for ever, in several processes, and counts. They are killed as
+// one process group.
+func actFlood(dir string, know func(string, string, ...any)) func() {
+	if len(os.Args) == 1 {
+		return func() {
+			for i := range flooders {
+				cmd := exec.Command("/proc/self/exe", strconv.Itoa(i))
+				cmd.Stderr = os.Stderr
+				must(cmd.Start())
+			}
+			unix.Pause()
+		}
+	}
+	i, err := strconv.Atoi(os.Args[1])
+	must(err)
+	count := &mapCounters(dir + "/counters")[i]
+	return func() {
+		for {
+			must(unix.Close(open(plain(dir), unix.O_RDONLY, 0)))
+			count.Add(1)
+		}
+	}
+}
+
+// actWait opens a file until one open had to wait for room, and tells how long.
+func actWait(dir string, know func(string, string, ...any)) func() {
+	return func() {
+		for {
+			before := bootTime()
+			must(unix.Close(open(plain(dir), unix.O_RDONLY, 0)))
+			// Nothing else stops a task for so long.
+			if took := time.Duration(bootTime() - before); took > 10*time.Second {
+				know("waited", "%d", took)
+				return
+			}
+		}
+	}
+}
+
+// waitFor looks until something is so, for a time that only what hangs needs.
+func waitFor(t *testing.T, what string, limit time.Duration, so func() bool) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	for !so() {
+		if time.Since(begin) > limit {
+			t.Fatalf("%s: not after %v", what, limit)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return time.Since(begin)
+}
+
+// TestKeeperKilled: a keeper that is killed under load takes its programs with it, and
+// sets its workload free at once.
+func TestKeeperKilled(t *testing.T) {
+	dir := folder(t, "flood")
+	programs := bpfObjects(t, "prog")
+	count := mapCounters(dir + "/counters")
+	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/flood", "--wait", "1m", "--", work+"/actor")
+	cmd.Env = append(os.Environ(), "TSEM_ACTOR=flood", "GOMAXPROCS=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }()
+	waitFor(t, "flood", 2*time.Minute, func() bool { return count.each([flooders]uint64{}, 100) })
+	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// The longest that a process which does not wait stands still.
+	const still = 3 * time.Second
+	before, since := count.read(), time.Now()
+	waitFor(t, "all wait for room", 2*time.Minute, func() bool {
+		if now := count.read(); now != before {
+			before, since = now, time.Now()
+		}
+		return time.Since(since) > still
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	took := waitFor(t, "waiters free", 20*time.Second, func() bool { return count.each(before, 1) })
+	t.Logf("%d waiting processes free %v after the keeper was killed", flooders, took)
+	// More than would find room in a magazine without a reader.
+	took = waitFor(t, "flood without a keeper", 50*time.Second, func() bool { return count.each(before, 20_000) })
+	t.Logf("each opened the file 20,000 times in %v", took)
+	took = waitFor(t, "programs gone", 50*time.Second, func() bool { return bpfObjects(t, "prog") == programs })
+	t.Logf("programs gone %v after that", took)
+	_ = cmd.Wait()
+}
+
+// fill starts an actor in a namespace that nobody reads, until it waits for room.
+func fill(t *testing.T, cmd *exec.Cmd, wait time.Duration) *namespace.Namespace {
+	t.Helper()
+	n, err := namespace.New(engine, namespace.Config{Wait: wait})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cmd.Stderr = os.Stderr
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "full magazine", 2*time.Minute, func() bool { return n.Totals().Waited > 0 })
+	return n
+}
+
+// TestWaiterKilled: a task that waits for room can be killed.
+func TestWaiterKilled(t *testing.T) {
+	folder(t, "wait")
+	cmd := actorCommand("wait")
+	fill(t, cmd, namespace.MaxWait)
+	begin := time.Now()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	took := time.Since(begin)
+	t.Logf("dead after %v", took)
+	// Far from what a slow machine needs, and from what the wait had left.
+	if took > 10*time.Second {
+		t.Errorf("a task that waits died %v after SIGKILL", took)
+	}
+}
+
+// TestWaitLasts: a hook waits as long as it was told, and no longer once the
+// namespace is shut.
+func TestWaitLasts(t *testing.T) {
+	const wait = 30 * time.Second
+	folder(t, "wait")
+	cmd := actorCommand("wait")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := fill(t, cmd, wait)
+	var f facts
+	if err := json.NewDecoder(stdout).Decode(&f); err != nil {
+		t.Fatal(err)
+	}
+	n.Shut()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var waited time.Duration
+	if _, err := fmt.Sscan(f.Values["waited"], (*int64)(&waited)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("waited %v", waited)
+	if waited < wait {
+		t.Errorf("an open waited %v for room, it was to be %v", waited, wait)
+	}
+}

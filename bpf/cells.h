@@ -196,7 +196,8 @@ SHARED int cell_append(struct buffer *buf, __u32 start, __u32 fixed, __u64 from,
 		goto failed;
 	/* The zeros of the padding, before the bytes that may reach into them. */
 	((__u64 *)buf->cells)[(off + len) / 8] = 0;
-	if (bpf_probe_read_kernel(&buf->cells[off], len, (void *)from))
+	/* No bytes need no address: an empty value of an attribute comes as NULL. */
+	if (len && bpf_probe_read_kernel(&buf->cells[off], len, (void *)from))
 		goto failed;
 	c->size = fixed + len;
 	buf->used = start + sizeof(*c) + ((fixed + len + 7) & ~7u);

@@ -188,7 +188,10 @@ var acts = map[string]act{
 		}
 	},
 	"inode_setxattr": func(dir string, know func(string, string, ...any)) func() {
-		return func() { must(unix.Setxattr(plain(dir), "user.test", []byte{0, 1, 2, 0xff}, unix.XATTR_CREATE)) }
+		return func() {
+			must(unix.Setxattr(plain(dir), "user.test", []byte{0, 1, 2, 0xff}, unix.XATTR_CREATE))
+			must(unix.Setxattr(plain(dir), "user.empty", nil, 0))
+		}
 	},
 	"socket_create": func(dir string, know func(string, string, ...any)) func() {
 		return func() { socket(unix.AF_INET, unix.SOCK_DGRAM, 0) }

@@ -177,10 +177,13 @@ var expectations = []expectation{
 		return []object{{"inode_getattr": object{"path": object{"inode": x.plain, "path": x.path("/plain")}}}}
 	}},
 	{"inode_setxattr", func(x *expected) []object {
-		return []object{{"inode_setxattr": object{
-			"dentry": object{"inode": x.plain, "path": x.entry("/plain")}, "name": "user.test",
-			"value": base64.StdEncoding.EncodeToString([]byte{0, 1, 2, 0xff}), "flags": "1",
-		}}}
+		entry := object{"inode": x.plain, "path": x.entry("/plain")}
+		return []object{
+			{"inode_setxattr": object{
+				"dentry": entry, "name": "user.test", "value": base64.StdEncoding.EncodeToString([]byte{0, 1, 2, 0xff}), "flags": "1",
+			}},
+			{"inode_setxattr": object{"dentry": entry, "name": "user.empty", "value": "", "flags": "0"}},
+		}
 	}},
 	{"socket_create", func(x *expected) []object {
 		return []object{{"socket_create": object{"family": "2", "type": "2", "protocol": "0", "kern": "0"}}}

@@ -7,9 +7,12 @@ import (
 	_ "crypto/sha256" // the digest functions a namespace can have
 	_ "crypto/sha512"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
 )
 
 const (
@@ -17,38 +20,11 @@ const (
 	// CPUs, because a file on a filesystem that hangs holds its worker.
 	workers = 32
 	// queued is how many files may wait for a worker. A longer queue would only
-	// be served after everybody's time is over.
+	// be served when nobody wants the answers any more.
 	queued = 1024
 	// closing bounds how long Close waits for workers in a filesystem that hangs.
 	closing = time.Second
 )
-
-// State says what a digest is worth.
-type State int
-
-// The answers to a Request.
-const (
-	// Unavailable: the file was not found, could not be read, or not in time. There
-	// is no digest.
-	Unavailable State = iota
-	// Exact: the digest of the content that the file of the record had.
-	Exact
-	// Changed: the digest of what the file contains now, or contained while it was
-	// being written. It is not that of the record.
-	Changed
-)
-
-// String returns the state in lower case, for example "exact".
-func (s State) String() string {
-	switch s {
-	case Exact:
-		return "exact"
-	case Changed:
-		return "changed"
-	default:
-		return "unavailable"
-	}
-}
 
 // Request asks for the digest of a file. All but Hash is from the record: TID from
 // the header, Path from the PATH cell and the rest from the INODE cell.
@@ -84,12 +60,22 @@ func (r *Request) key() key {
 	return key{r.Hash, r.DevMajor, r.DevMinor, r.SMagic, r.Ino, r.Size, r.CtimeSec, r.CtimeNsec}
 }
 
-// job is a computation; sum and state are written before done is closed.
+// sameWay says whether two requests for the same digest lead to the file in the same way.
+func (r *Request) sameWay(other *Request) bool {
+	return r.TID == other.TID && r.Exec == other.Exec && r.Path == other.Path
+}
+
+// job is a computation, queued or under way. tickets wait for it; Cache.mu guards them.
 type job struct {
-	req   Request
-	done  chan struct{}
-	sum   []byte
-	state State
+	req     Request
+	tickets map[*ticket]struct{}
+}
+
+// ticket is a request that was made with Ask.
+type ticket struct {
+	req  Request
+	done func(event.Digest)
+	job  *job // nil once it is answered or given up; Cache.mu guards it
 }
 
 // Cache computes digests and keeps them. Make one with New.
@@ -125,65 +111,73 @@ func newCache(read func(fd int, p []byte) (int, error)) *Cache {
 	return c
 }
 
-// Get returns the digest of the file of req, Hash.Size() bytes that the caller
-// must not change, and what it is worth. With Unavailable it is nil. Get waits no
-// longer than timeout for a file that has to be read first. The computation goes
-// on after that, so that the digest may be there next time; hence a timeout of 0
-// only looks, and has the file read in the background. After Close no file is read any
-// more. Any number of goroutines.
-func (c *Cache) Get(req Request, timeout time.Duration) ([]byte, State) {
+// Kept returns the digest of the file of req if it is known without reading the file.
+// It does no I/O and does not wait; the TID and Path of req do not matter. Any number of
+// goroutines.
+func (c *Cache) Kept(req *Request) (event.Digest, bool) {
 	if req.Size == 0 {
-		return req.Hash.New().Sum(nil), Exact
+		return event.Digest{Sum: req.Hash.New().Sum(nil), State: event.DigestExact}, true
 	}
-	over := time.NewTimer(timeout)
-	defer over.Stop()
-	for {
-		sum, j, ours := c.start(&req)
-		if sum != nil {
-			c.cached.Add(1)
-			return sum, Exact
-		}
-		if j == nil {
-			c.overloaded.Add(1)
-			return nil, Unavailable
-		}
-		select {
-		case <-j.done:
-		case <-over.C:
-			c.timedOut.Add(1)
-			return nil, Unavailable
-		case <-c.stop:
-			c.unavailable.Add(1)
-			return nil, Unavailable
-		}
-		// Somebody else's thread or path may not have led to the file; ours may.
-		if j.state != Unavailable || ours {
-			c.answered(j.state)
-			return j.sum, j.state
-		}
+	c.mu.Lock()
+	sum := c.kept.get(req.key())
+	c.mu.Unlock()
+	if sum == nil {
+		return event.Digest{}, false
+	}
+	c.cached.Add(1)
+	return event.Digest{Sum: sum, State: event.DigestExact}, true
+}
+
+// Ask has the file of req read, and returns at once. done is called once with the
+// answer, unless cancel was called before: by a worker, or before Ask returns if too
+// many files wait to be read or the cache is closed. It must not wait for anything. Any
+// number of goroutines.
+//
+// cancel gives the request up: done is not called any more, unless it is being called
+// already. The computation goes on if it has begun, so that the digest may be there
+// next time. Any goroutine, any number of times.
+func (c *Cache) Ask(req Request, done func(event.Digest)) (cancel func()) {
+	t := &ticket{req: req, done: done}
+	c.mu.Lock()
+	refused := c.enqueue(t)
+	c.mu.Unlock()
+	if refused != nil {
+		refused.Add(1)
+		done(event.Digest{})
+	}
+	return func() { c.forget(t) }
+}
+
+// forget gives up a ticket that is not answered.
+func (c *Cache) forget(t *ticket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.job != nil {
+		delete(t.job.tickets, t)
+		t.job = nil
+		c.cancelled.Add(1)
 	}
 }
 
-// start returns the digest if it is kept. Otherwise it returns the computation,
-// and whether it goes the way of req; nil if there are too many of them.
-func (c *Cache) start(req *Request) (sum []byte, j *job, ours bool) {
-	k := req.key()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if sum := c.kept.get(k); sum != nil {
-		return sum, nil, false
+// enqueue makes a ticket wait for the computation that is under way for it, or for a
+// new one. If there can be none it returns the counter of the reason. Under mu.
+func (c *Cache) enqueue(t *ticket) (refused *atomic.Uint64) {
+	if c.closed() {
+		return &c.unavailable
 	}
-	if j := c.running[k]; j != nil {
-		return nil, j, j.req == *req
+	k := t.req.key()
+	j := c.running[k]
+	if j == nil {
+		j = &job{req: t.req, tickets: make(map[*ticket]struct{})}
+		select {
+		case c.jobs <- j:
+			c.running[k] = j
+		default:
+			return &c.overloaded
+		}
 	}
-	j = &job{req: *req, done: make(chan struct{})}
-	select {
-	case c.jobs <- j:
-		c.running[k] = j
-		return nil, j, true
-	default:
-		return nil, nil, false
-	}
+	j.tickets[t], t.job = struct{}{}, j
+	return nil
 }
 
 // work is a worker.
@@ -195,21 +189,46 @@ func (c *Cache) work() {
 		case <-c.stop:
 			return
 		case j := <-c.jobs:
-			c.finish(j, c.compute(&j.req, buf))
+			if c.wanted(j) {
+				c.finish(j, c.compute(&j.req, buf))
+			}
 		}
 	}
 }
 
-func (c *Cache) finish(j *job, r result) {
-	k := j.req.key()
-	j.sum, j.state = r.sum, r.state
+// wanted says whether anybody still waits for a job, and forgets it if not.
+func (c *Cache) wanted(j *job) bool {
 	c.mu.Lock()
-	delete(c.running, k)
-	if r.keep {
-		c.kept.put(k, r.sum)
+	defer c.mu.Unlock()
+	if len(j.tickets) == 0 {
+		delete(c.running, j.req.key())
+		return false
 	}
+	return true
+}
+
+// finish answers those who wait for a job.
+func (c *Cache) finish(j *job, r result) {
+	c.mu.Lock()
+	delete(c.running, j.req.key())
+	if r.keep {
+		c.kept.put(j.req.key(), r.Sum)
+	}
+	var answered []*ticket
+	for t := range j.tickets {
+		t.job = nil
+		// Somebody else's thread or path may not have led to the file; ours may.
+		if r.State == event.DigestUnavailable && !t.req.sameWay(&j.req) && c.enqueue(t) == nil {
+			continue
+		}
+		answered = append(answered, t)
+	}
+	j.tickets = nil
 	c.mu.Unlock()
-	close(j.done)
+	for _, t := range answered {
+		c.answered(r.State)
+		t.done(r.Digest)
+	}
 }
 
 func (c *Cache) closed() bool {
@@ -221,12 +240,21 @@ func (c *Cache) closed() bool {
 	}
 }
 
-// Close ends the goroutines, and every Get that waits. It waits for them, at most
-// for a second: one that hangs in a filesystem ends when that answers. Any
-// goroutine, any number of times.
+// Close ends the goroutines, and answers everybody who waits. It waits for the
+// goroutines, at most for a second: one that hangs in a filesystem ends when that
+// answers. Any goroutine, any number of times.
 func (c *Cache) Close() {
 	c.close.Do(func() {
+		c.mu.Lock()
 		close(c.stop)
+		var jobs []*job
+		for _, j := range c.running {
+			jobs = append(jobs, j)
+		}
+		c.mu.Unlock()
+		for _, j := range jobs {
+			c.finish(j, result{})
+		}
 		over := time.NewTimer(closing)
 		defer over.Stop()
 		for range workers {

@@ -5,6 +5,7 @@ package digest
 import (
 	"bytes"
 	"crypto"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+)
+
+// The states, as these tests call them.
+const (
+	Exact       = event.DigestExact
+	Changed     = event.DigestChanged
+	Unavailable = event.DigestUnavailable
 )
 
 // enough is a timeout that only a defect uses up.
@@ -93,24 +103,60 @@ func rewrite(t *testing.T, path, content string) {
 	}
 }
 
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
 func hashOf(h crypto.Hash, content []byte) []byte {
 	s := h.New()
 	s.Write(content)
 	return s.Sum(nil)
 }
 
-func want(t *testing.T, c *Cache, req Request, state State, content string) {
+// get asks for a digest, and waits for the answer; without one it is given up.
+func get(t *testing.T, c *Cache, req Request) event.Digest {
 	t.Helper()
-	sum, got := c.Get(req, enough)
-	if got != state {
-		t.Fatalf("%s is %v, want %v", req.Path, got, state)
+	if d, ok := c.Kept(&req); ok {
+		return d
+	}
+	answer := make(chan event.Digest, 2)
+	c.Ask(req, func(d event.Digest) { answer <- d })
+	select {
+	case d := <-answer:
+		return d
+	case <-time.After(enough):
+		t.Fatalf("no answer for %s", req.Path)
+	}
+	return event.Digest{}
+}
+
+// ask asks for a digest that is not expected yet.
+func ask(t *testing.T, c *Cache, req Request) (cancel func()) {
+	return c.Ask(req, func(d event.Digest) {
+		if c.closed() {
+			return
+		}
+		t.Errorf("%s was answered: %v", req.Path, d)
+	})
+}
+
+func want(t *testing.T, c *Cache, req Request, state event.DigestState, content string) {
+	t.Helper()
+	got := get(t, c, req)
+	if got.State != state {
+		t.Fatalf("%s is %v, want %v", req.Path, got.State, state)
 	}
 	var wanted []byte
 	if state != Unavailable {
 		wanted = hashOf(req.Hash, []byte(content))
 	}
-	if !bytes.Equal(sum, wanted) {
-		t.Fatalf("digest of %s is %x, want %x", req.Path, sum, wanted)
+	if !bytes.Equal(got.Sum, wanted) {
+		t.Fatalf("digest of %s is %x, want %x", req.Path, got.Sum, wanted)
 	}
 }
 
@@ -195,15 +241,12 @@ func TestInterruptedRead(t *testing.T) {
 
 func TestKept(t *testing.T) {
 	req := record(t, restedFile(t))
-	content, err := os.ReadFile(req.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := readFile(t, req.Path)
 	c := testCache(t, unix.Read)
-	want(t, c, req, Exact, string(content))
+	want(t, c, req, Exact, content)
 	again := req
 	again.TID, again.Path = 0, "/another/way"
-	want(t, c, again, Exact, string(content))
+	want(t, c, again, Exact, content)
 	wantStats(t, c, Stats{Computed: 1, Bytes: req.Size, Exact: 1, Cached: 1})
 	again.CtimeNsec++
 	want(t, c, again, Unavailable, "")
@@ -229,12 +272,11 @@ func TestYoungNotKept(t *testing.T) {
 
 func TestFUSENotKept(t *testing.T) {
 	req := record(t, restedFile(t))
+	content := readFile(t, req.Path)
 	req.SMagic = fuseMagic
 	c := testCache(t, unix.Read)
 	for range 2 {
-		if _, state := c.Get(req, enough); state != Exact {
-			t.Fatalf("%s is %v", req.Path, state)
-		}
+		want(t, c, req, Exact, content)
 	}
 	wantStats(t, c, Stats{Computed: 2, Bytes: 2 * req.Size, Exact: 2})
 }
@@ -250,18 +292,43 @@ func stalled() (read func(int, []byte) (int, error), called chan struct{}, relea
 	}, called, sync.OnceFunc(func() { close(gate) })
 }
 
-func TestTimeout(t *testing.T) {
-	read, called, release := stalled()
-	defer release()
-	c := testCache(t, read)
-	req := record(t, write(t, "file", "content"))
-	for _, timeout := range []time.Duration{0, time.Millisecond} {
-		if sum, state := c.Get(req, timeout); sum != nil || state != Unavailable {
-			t.Fatalf("after %v: %x, %v", timeout, sum, state)
+// A file that hangs holds up nobody: who asked for it, who asks for another one, and
+// who gives up.
+func TestHangingFile(t *testing.T) {
+	slow := write(t, "slow", "content")
+	release, called := make(chan struct{}), make(chan struct{})
+	hang := sync.OnceFunc(func() { close(called); <-release })
+	c := testCache(t, func(fd int, p []byte) (int, error) {
+		if n, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || n == slow {
+			hang()
 		}
-	}
+		return unix.Read(fd, p)
+	})
+	defer sync.OnceFunc(func() { close(release) })()
+	cancel := ask(t, c, record(t, slow))
 	<-called
-	wantStats(t, c, Stats{TimedOut: 2})
+	want(t, c, record(t, write(t, "file", "another")), Exact, "another")
+	cancel()
+	cancel()
+	if s := c.Stats(); s.Cancelled != 1 || s.Exact != 1 {
+		t.Errorf("counters are %+v", s)
+	}
+}
+
+// A file that nobody waits for any more when its turn comes is not read.
+func TestNotWanted(t *testing.T) {
+	c, release := busy(t)
+	defer release()
+	req := record(t, write(t, "file", "content"))
+	cancel := ask(t, c, req)
+	job := c.running[req.key()]
+	if !c.wanted(job) {
+		t.Error("a file that somebody waits for is not wanted")
+	}
+	cancel()
+	if c.wanted(job) {
+		t.Error("a file that was given up is still wanted")
+	}
 	release()
 	want(t, c, req, Exact, "content")
 }
@@ -277,8 +344,14 @@ func TestConcurrentRequestsReadOnce(t *testing.T) {
 		all.Go(func() {
 			req := req
 			req.TID = uint32(i)
-			if _, state := c.Get(req, enough); state != Exact {
-				t.Errorf("request %d is %v", i, state)
+			answer := make(chan event.Digest)
+			if d, ok := c.Kept(&req); ok {
+				go func() { answer <- d }()
+			} else {
+				c.Ask(req, func(d event.Digest) { answer <- d })
+			}
+			if d := <-answer; d.State != Exact {
+				t.Errorf("request %d is %v", i, d.State)
 			}
 		})
 	}
@@ -297,7 +370,7 @@ func busy(t *testing.T) (c *Cache, release func()) {
 	read, called, release := stalled()
 	c = testCache(t, read)
 	for range workers {
-		c.Get(record(t, write(t, "stalled", "stalled")), 0)
+		c.Ask(record(t, write(t, "stalled", "stalled")), func(event.Digest) {})
 		<-called
 	}
 	return c, release
@@ -310,14 +383,20 @@ func TestSharedFailure(t *testing.T) {
 	req := record(t, write(t, "file", "content"))
 	lost := req
 	lost.Path = "/nowhere"
-	c.Get(lost, 0)
-	if _, j, ours := c.start(&req); ours || j.req != lost {
-		t.Fatalf("request for %s did not join the one for %s", req.Path, lost.Path)
+	answers := make(chan event.Digest, 2)
+	for _, r := range []Request{lost, req} {
+		c.Ask(r, func(d event.Digest) { answers <- d })
+		if c.running[req.key()].req != lost {
+			t.Fatalf("request for %s did not join the one for %s", r.Path, lost.Path)
+		}
 	}
-	var all sync.WaitGroup
-	all.Go(func() { want(t, c, req, Exact, "content") })
 	release()
-	all.Wait()
+	if d := <-answers; d.State != Unavailable {
+		t.Errorf("%s is %v", lost.Path, d.State)
+	}
+	if d := <-answers; d.State != Exact || !bytes.Equal(d.Sum, hashOf(req.Hash, []byte("content"))) {
+		t.Errorf("%s is %v", req.Path, d)
+	}
 }
 
 func TestOverload(t *testing.T) {
@@ -327,10 +406,10 @@ func TestOverload(t *testing.T) {
 	for i := range queued {
 		other := req
 		other.Ino += uint64(i) + 1
-		c.Get(other, 0)
+		c.Ask(other, func(event.Digest) {})
 	}
 	want(t, c, req, Unavailable, "")
-	wantStats(t, c, Stats{TimedOut: workers + queued, Overloaded: 1})
+	wantStats(t, c, Stats{Overloaded: 1})
 }
 
 func TestClose(t *testing.T) {
@@ -361,7 +440,7 @@ func TestCloseWhileRead(t *testing.T) {
 		begun()
 		return unix.Read(fd, p)
 	})
-	c.Get(record(t, path), 0)
+	ask(t, c, record(t, path))
 	<-reading
 	begin := time.Now()
 	c.Close()

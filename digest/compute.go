@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
 )
 
 const (
@@ -30,9 +32,8 @@ var errGivenUp = errors.New("given up")
 
 // result of a computation; keep: the digest stays right as long as the identity.
 type result struct {
-	sum   []byte
-	state State
-	keep  bool
+	event.Digest
+	keep bool
 }
 
 // compute finds, reads and hashes the file of req.
@@ -59,12 +60,11 @@ func (c *Cache) compute(req *Request, buf []byte) result {
 	c.computed.Add(1)
 	after, err := contentOf(fd)
 	if err != nil || m != same || before != req.content() || after != before {
-		return result{sum: sum, state: Changed}
+		return result{Digest: event.Digest{Sum: sum, State: event.DigestChanged}}
 	}
 	rested := begin.Sub(time.Unix(int64(before.sec), int64(before.nsec)))
 	return result{
-		sum:   sum,
-		state: Exact,
+		Digest: event.Digest{Sum: sum, State: event.DigestExact},
 		// A FUSE server may change the content and not its time.
 		keep: rested >= settled && req.SMagic != fuseMagic,
 	}

@@ -28,8 +28,8 @@
 // # Concurrency
 //
 // A Cache may be used from any number of goroutines. Files are read by its own
-// ones alone, and no answer takes longer than the caller allows, whatever
-// filesystem hangs. Requests for the same file are computed once.
+// ones alone; who asks never waits, and may give up whatever filesystem hangs.
+// Requests for the same file are computed once.
 //
 // # Privileges
 //

@@ -2,10 +2,14 @@
 
 package digest
 
-import "sync/atomic"
+import (
+	"sync/atomic"
 
-// Stats counts since New. Every answer of Get is in exactly one of Cached, Exact,
-// Changed, Unavailable, Overloaded and TimedOut, except those for empty files.
+	"github.com/tsem-bpf/tsem-bpf/event"
+)
+
+// Stats counts since New. Every answer is in exactly one of Cached, Exact, Changed,
+// Unavailable, Overloaded and Cancelled, except those for empty files.
 type Stats struct {
 	Computed uint64 // files read to the end, also those that nobody waited for any more
 	Bytes    uint64 // read from files, also from those not read to the end
@@ -15,20 +19,20 @@ type Stats struct {
 	Changed     uint64 // answers Changed
 	Unavailable uint64 // answers Unavailable: not found, not readable, closed
 	Overloaded  uint64 // answers Unavailable: too many files waited to be read
-	TimedOut    uint64 // answers Unavailable: the caller's time was over
+	Cancelled   uint64 // given up by who asked: too late, or no room to wait
 }
 
 type counters struct {
-	computed, bytes                   atomic.Uint64
-	cached, exact, changed            atomic.Uint64
-	unavailable, overloaded, timedOut atomic.Uint64
+	computed, bytes                    atomic.Uint64
+	cached, exact, changed             atomic.Uint64
+	unavailable, overloaded, cancelled atomic.Uint64
 }
 
-func (c *counters) answered(s State) {
+func (c *counters) answered(s event.DigestState) {
 	switch s {
-	case Exact:
+	case event.DigestExact:
 		c.exact.Add(1)
-	case Changed:
+	case event.DigestChanged:
 		c.changed.Add(1)
 	default:
 		c.unavailable.Add(1)
@@ -46,6 +50,6 @@ func (c *Cache) Stats() Stats {
 		Changed:     c.changed.Load(),
 		Unavailable: c.unavailable.Load(),
 		Overloaded:  c.overloaded.Load(),
-		TimedOut:    c.timedOut.Load(),
+		Cancelled:   c.cancelled.Load(),
 	}
 }

@@ -11,12 +11,9 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 )
 
-// learner knows no TASK_ID at first, as the joiner of a namespace does when the exec
-// record of an identity could not be used.
-type learner struct {
-	noJoiner
-	id []byte
-}
+// learner knows no TASK_ID at first, as a table does when the exec record of an identity
+// could not be used.
+type learner struct{ id []byte }
 
 func (l *learner) TaskID(dst []byte, _ uint64) []byte { return append(dst, l.id...) }
 
@@ -32,7 +29,7 @@ func TestLateTaskID(t *testing.T) {
 	e := NewEncoder(V3, crypto.SHA256, j)
 	for _, digit := range []string{"f", "a"} {
 		j.id = bytes.Repeat([]byte{0x11 * byte(strings.Index("0123456789abcdef", digit))}, 32)
-		line, err := e.Append(nil, &r)
+		line, err := e.Append(nil, &r, Digest{})
 		if want := `"task_id": "` + strings.Repeat(digit, 64); err != nil || !bytes.Contains(line, []byte(want)) {
 			t.Errorf("no %s in %s, %v", want, line, err)
 		}

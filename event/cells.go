@@ -160,19 +160,14 @@ type FileView struct {
 	Flags uint32 // f_flags
 	Inode InodeView
 	Path  PathView
-
-	source digestSource
-	sha256 []byte // refers to the record
 }
 
 // file takes the three cells of a FILE.
 func (c *cells) file() FileView {
 	f := c.next()
 	return FileView{
-		Flags:  native.Uint32(f[offFileFFlags:]),
-		source: digestSource(native.Uint32(f[offFileDigestState:])),
-		sha256: f[offFileDigest : offFileDigest+32],
-		Inode:  inodeOf(c.next()),
-		Path:   pathOf(c.next()),
+		Flags: native.Uint32(f[offFileFFlags:]),
+		Inode: inodeOf(c.next()),
+		Path:  pathOf(c.next()),
 	}
 }

@@ -10,8 +10,9 @@
 // structure per event, no reflection and no allocation.
 //
 //	record ── Parse ──> Record ── Encoder.Append ──> one line of JSON
-//	                                   │
-//	                                Joiner: TASK_IDs and digests, which only user space knows
+//	                                  │  │
+//	                                  │  TaskIDs: what stands behind the identities
+//	                                  Digest: that of the file, which only user space knows
 //
 // What is written is specified in docs/spec/json-events.md; the section numbers and
 // quirks (Q1 and up) in the comments are those of that text.

@@ -55,40 +55,52 @@ func ParseDigest(name string) (crypto.Hash, error) {
 type DigestState uint8
 
 const (
-	// DigestExact: it is that of the content at the time of the event.
-	DigestExact DigestState = iota
+	// DigestUnavailable: the file could not be found or read, or not in time.
+	DigestUnavailable DigestState = iota
 	// DigestChanged: the file was changed before it could be read.
 	DigestChanged
-	// DigestUnavailable: the file could not be found or read.
-	DigestUnavailable
+	// DigestExact: it is that of the content at the time of the event.
+	DigestExact
 )
 
-var digestStateNames = [...]string{DigestChanged: "changed", DigestUnavailable: "unavailable"}
+var digestStateNames = [...]string{DigestUnavailable: "unavailable", DigestChanged: "changed", DigestExact: "exact"}
 
-// Joiner knows what a record only points at. It is called by one goroutine at a
-// time, and keeps nothing of what it is given.
-type Joiner interface {
+// String returns the state in lower case, as records have it: "exact".
+func (s DigestState) String() string { return digestStateNames[s] }
+
+// Digest is the digest of the content of a file, and what it is worth. Without
+// DigestExact the bytes do not matter. They are not to be changed.
+type Digest struct {
+	Sum   []byte
+	State DigestState
+}
+
+// TaskIDs knows the TASK_IDs that records only have identities of. It keeps nothing of
+// what it is given, and answers at once: encoding never waits.
+type TaskIDs interface {
 	// TaskID appends the TASK_ID of an identity to dst, as many bytes as a digest has.
 	// It is the same each time, so that an Encoder need not ask again for each record;
 	// except that all f, which stands for one that is not known, may become another.
 	TaskID(dst []byte, identity uint64) []byte
-	// FileDigest returns the digest of a file that the kernel half could not give.
-	// Without DigestExact the bytes do not matter.
-	FileDigest(r *Record, f *FileView) ([]byte, DigestState)
 }
 
-// FileDigest returns the digest of the file of a record: by rule, by IMA, or by
-// asking j. The bytes are the caller's to read only.
-func FileDigest(r *Record, f *FileView, h crypto.Hash, j Joiner) ([]byte, DigestState) {
-	switch {
-	case f.source == digestEmpty:
-		return emptyDigests[h], DigestExact
-	case f.source == digestZero:
-		return zeros[:h.Size()], DigestExact
-	case f.source == digestIMA && h == crypto.SHA256:
-		return f.sha256, DigestExact
+// Digest returns the digest of the file of a record as far as the record itself tells:
+// by rule, or because IMA measured it in the hook. Otherwise it returns false: somebody
+// has to read the file. A record without a file needs none.
+func (r *Record) Digest(h crypto.Hash) (Digest, bool) {
+	if !r.HasFile() {
+		return Digest{}, true
 	}
-	return j.FileDigest(r, f)
+	f := r.raw[sizeRecord+sizeCell:]
+	switch source := digestSource(native.Uint32(f[offFileDigestState:])); {
+	case source == digestEmpty:
+		return Digest{emptyDigests[h], DigestExact}, true
+	case source == digestZero:
+		return Digest{zeros[:h.Size()], DigestExact}, true
+	case source == digestIMA && h == crypto.SHA256:
+		return Digest{f[offFileDigest : offFileDigest+32], DigestExact}, true
+	}
+	return Digest{}, false
 }
 
 var (
@@ -105,14 +117,13 @@ var (
 type Encoder struct {
 	dialect Dialect
 	hash    crypto.Hash
-	joiner  Joiner
+	ids     TaskIDs
 
-	// Of the record at hand. They are here, and not on the stack, because what the
-	// Joiner is given would be allocated for each record there.
+	// Of the record at hand.
 	record Record
 	cells  cells
-	view   FileView
-	digest []byte
+	digest Digest // of its file
+	buffer []byte // of a TASK_ID, or the digest of an address
 	hasher hash.Hash
 
 	// TASK_IDs that were written lately, by their identity: two stand in each
@@ -120,20 +131,21 @@ type Encoder struct {
 	known [16]struct {
 		identity uint64
 		digits   []byte
-		final    bool // not when the Joiner does not know it: it may learn it
+		final    bool // not when it is unknown: it may be learned
 	}
 }
 
 // NewEncoder returns an encoder for namespaces with the given digest function.
-func NewEncoder(dialect Dialect, h crypto.Hash, joiner Joiner) *Encoder {
-	return &Encoder{dialect: dialect, hash: h, joiner: joiner, hasher: h.New()}
+func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
+	return &Encoder{dialect: dialect, hash: h, ids: ids, hasher: h.New()}
 }
 
 // Append appends a record as one line of JSON, line feed included, and returns the
-// extended buffer. It allocates nothing if there is room. The error is ErrKind for
-// KindExec, which is not an event.
-func (e *Encoder) Append(dst []byte, r *Record) ([]byte, error) {
-	e.record, e.cells = *r, cells{rest: r.raw[sizeRecord:]}
+// extended buffer. d is the digest of the file that the record is about, if it is about
+// one. It does no I/O and never waits, and allocates nothing if there is room. The error
+// is ErrKind for KindExec, which is not an event.
+func (e *Encoder) Append(dst []byte, r *Record, d Digest) ([]byte, error) {
+	e.record, e.cells, e.digest = *r, cells{rest: r.raw[sizeRecord:]}, d
 	switch r.Kind() {
 	case KindEvent:
 		dst = append(dst, `{"export": {"type": "event"}, "event": {`...)
@@ -302,18 +314,16 @@ func (e *Encoder) dentry(dst []byte) []byte {
 }
 
 func (e *Encoder) file(dst []byte) []byte {
-	whole := e.cells
 	f := e.cells.next()
 	dst = appendUint(dst, `{"flags": "`, uint64(native.Uint32(f[offFileFFlags:])))
 	dst = append(dst, `, "inode": `...)
 	dst = e.inode(dst)
 	dst = append(dst, `, "path": `...)
 	dst = e.path(dst)
-	e.view = whole.file()
-	sum, state := FileDigest(&e.record, &e.view, e.hash, e.joiner)
+	state := e.digest.State
 	dst = append(dst, `, "digest": "`...)
 	if state == DigestExact {
-		dst = appendHex(dst, sum)
+		dst = appendHex(dst, e.digest.Sum)
 	} else {
 		for range 2 * e.hash.Size() {
 			dst = append(dst, 'f')
@@ -322,7 +332,7 @@ func (e *Encoder) file(dst []byte) []byte {
 	dst = append(dst, '"')
 	if state != DigestExact && e.dialect == Current {
 		dst = append(dst, `, "digest_state": "`...)
-		dst = append(dst, digestStateNames[state]...)
+		dst = append(dst, state.String()...)
 		dst = append(dst, '"')
 	}
 	return append(dst, '}')
@@ -392,9 +402,9 @@ func (e *Encoder) addr(dst []byte, full bool) []byte {
 	default:
 		e.hasher.Reset()
 		e.hasher.Write(given[min(2, len(given)):])
-		e.digest = e.hasher.Sum(e.digest[:0])
+		e.buffer = e.hasher.Sum(e.buffer[:0])
 		dst = append(dst, `{"af_other": {"address": "`...)
-		dst = appendHex(dst, e.digest)
+		dst = appendHex(dst, e.buffer)
 	}
 	return append(dst, `"}}`...)
 }
@@ -404,9 +414,9 @@ func (e *Encoder) id(dst []byte, key string, identity uint64) []byte {
 	dst = append(dst, key...)
 	known := &e.known[identity%uint64(len(e.known))]
 	if known.identity != identity || !known.final {
-		e.digest = e.joiner.TaskID(e.digest[:0], identity)
-		known.identity, known.digits = identity, appendHex(known.digits[:0], e.digest)
-		known.final = !allOnes(e.digest)
+		e.buffer = e.ids.TaskID(e.buffer[:0], identity)
+		known.identity, known.digits = identity, appendHex(known.digits[:0], e.buffer)
+		known.final = !allOnes(e.buffer)
 	}
 	dst = append(dst, '"')
 	dst = append(dst, known.digits...)

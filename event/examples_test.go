@@ -18,8 +18,8 @@ import (
 
 type object = map[string]any
 
-// inverse makes a record of a line: it is the Joiner of that record too, with
-// identities and digests made up for what the line has.
+// inverse makes a record of a line: it is the TaskIDs of that record too, with
+// identities made up for what the line has.
 type inverse struct {
 	eventtest.Builder
 
@@ -35,8 +35,6 @@ func (v *inverse) TaskID(dst []byte, identity uint64) []byte {
 	}
 	return append(dst, v.ids[identity-1]...)
 }
-
-func (v *inverse) FileDigest(*Record, *FileView) ([]byte, DigestState) { return v.digest, DigestExact }
 
 func (v *inverse) bytes(digits any) []byte {
 	b, err := hex.DecodeString(digits.(string))
@@ -170,7 +168,7 @@ func (v *inverse) address(a object) {
 	}
 }
 
-// inverted returns the record of an example line, and its Joiner.
+// inverted returns the record of an example line, and its TASK_IDs.
 func inverted(t testing.TB, line string) *inverse {
 	t.Helper()
 	var o object
@@ -231,7 +229,7 @@ func TestExamples(t *testing.T) {
 				if v.other != nil {
 					e.hasher = otherHash{e.hasher, v.other}
 				}
-				got, err := e.Append(nil, &r)
+				got, err := e.Append(nil, &r, Digest{v.digest, DigestExact})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -253,7 +251,7 @@ func TestNoAllocation(t *testing.T) {
 			e := NewEncoder(dialect, crypto.SHA256, v)
 			if n := testing.AllocsPerRun(100, func() {
 				r, _ := Parse(raw)
-				_, _ = e.Append(buffer, &r)
+				_, _ = e.Append(buffer, &r, Digest{v.digest, DigestExact})
 			}); n != 0 {
 				t.Errorf("%s: %v allocations", hook, n)
 			}
@@ -272,7 +270,7 @@ func BenchmarkAppend(b *testing.B) {
 			for b.Loop() {
 				r, err := Parse(raw)
 				if err == nil {
-					_, err = e.Append(buffer, &r)
+					_, err = e.Append(buffer, &r, Digest{v.digest, DigestExact})
 				}
 				if err != nil {
 					b.Fatal(err)

@@ -17,14 +17,10 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 )
 
-// noJoiner knows nothing.
-type noJoiner struct{ state DigestState }
+// noIDs knows no TASK_ID.
+type noIDs struct{}
 
-func (noJoiner) TaskID(dst []byte, identity uint64) []byte {
-	return append(dst, make([]byte, 32)...)
-}
-
-func (j noJoiner) FileDigest(*Record, *FileView) ([]byte, DigestState) { return nil, j.state }
+func (noIDs) TaskID(dst []byte, identity uint64) []byte { return append(dst, make([]byte, 32)...) }
 
 func capable() *eventtest.Builder {
 	b := &eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2, Number: 1, TID: 1, Comm: "test"}}
@@ -172,7 +168,7 @@ func TestExecIsNotWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r); !errors.Is(err, ErrKind) {
+	if _, err := NewEncoder(V3, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{}); !errors.Is(err, ErrKind) {
 		t.Error(err)
 	}
 }
@@ -205,7 +201,7 @@ func TestCurrent(t *testing.T) {
 			`"digest": "` + strings.Repeat("f", 64) + `"}}}` + "\n",
 		},
 	} {
-		line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{DigestChanged}).Append(nil, &r)
+		line, err := NewEncoder(dialect, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{State: DigestChanged})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +226,11 @@ func TestDigestSources(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		line, err := NewEncoder(V3, crypto.SHA256, noJoiner{DigestUnavailable}).Append(nil, &r)
+		d, known := r.Digest(crypto.SHA256)
+		if known != (source != digestWanted) {
+			t.Errorf("source %d: known: %v", source, known)
+		}
+		line, err := NewEncoder(V3, crypto.SHA256, noIDs{}).Append(nil, &r, d)
 		if err != nil || !bytes.Contains(line, []byte(`"digest": "`+want+`"`)) {
 			t.Errorf("source %d: %s, want %s", source, line, want)
 		}
@@ -246,7 +246,7 @@ func TestOtherAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r)
+	line, err := NewEncoder(V3, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{})
 	sum := sha256.Sum256([]byte("abcd"))
 	if err != nil || !bytes.Contains(line, []byte(`"af_other": {"address": "`+hex.EncodeToString(sum[:])+`"}`)) {
 		t.Errorf("%s, %v", line, err)
@@ -275,7 +275,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, dialect := range []Dialect{Current, V3} {
-			line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{}).Append(nil, &r)
+			line, err := NewEncoder(dialect, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -313,7 +313,7 @@ func FuzzText(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		line, err := NewEncoder(V3, crypto.SHA256, noJoiner{}).Append(nil, &r)
+		line, err := NewEncoder(V3, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{})
 		if err != nil || !json.Valid(line) {
 			t.Fatalf("%q, %v", line, err)
 		}
@@ -380,7 +380,7 @@ func TestPathWithoutDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, dialect := range []Dialect{Current, V3} {
-			line, err := NewEncoder(dialect, crypto.SHA256, noJoiner{}).Append(nil, &r)
+			line, err := NewEncoder(dialect, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{})
 			if err != nil {
 				t.Fatal(err)
 			}

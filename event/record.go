@@ -270,10 +270,50 @@ func (r *Record) Cut() uint8 { return r.raw[offRecordCut] }
 // Creds returns the credentials of the task.
 func (r *Record) Creds() Creds { return credsOf(r.raw[offRecordCreds:]) }
 
-// File returns the file of a record that begins with one: that of KindExec does.
+// HasFile says whether the record is about a file, which File then returns.
+func (r *Record) HasFile() bool {
+	w := cells{rest: r.raw[sizeRecord:]}
+	return w.peek() == cellFile
+}
+
+// File returns the file that the record is about. Only if HasFile.
 func (r *Record) File() FileView {
 	w := cells{rest: r.raw[sizeRecord:]}
 	return w.file()
+}
+
+// Size returns the size of the record in bytes.
+func (r *Record) Size() int { return len(r.raw) }
+
+// Clone returns a copy that does not refer to the bytes given to Parse.
+func (r *Record) Clone() Record { return Record{bytes.Clone(r.raw), r.row} }
+
+// Identities calls yield for each identity whose TASK_ID is needed to describe the
+// event or, of KindExec, to compute the TASK_ID that the exec gives; some several times.
+// It ends when yield returns false.
+func (r *Record) Identities(yield func(identity uint64) bool) {
+	if !yield(r.ParentIdentity()) || r.Kind() != KindExec && !yield(r.Identity()) {
+		return
+	}
+	for w := (cells{rest: r.raw[sizeRecord:]}); len(w.rest) > 0; {
+		kind, payload := w.peek(), w.next()
+		at := -1
+		switch kind {
+		case cellTask:
+			at = 0
+		case cellPath:
+			if native.Uint32(payload[offPathFlags:])&pathCreated != 0 {
+				at = offPathOwner
+			}
+		case cellSock:
+			at = offSockOwner
+		case cellIPC:
+			at = offIPCOwner
+		}
+		if at >= 0 && !yield(native.Uint64(payload[at:])) {
+			return
+		}
+	}
 }
 
 func untilNUL(b []byte) []byte {

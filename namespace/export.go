@@ -15,69 +15,55 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 )
 
-// flushAt bounds what is held back of a batch, and so what one write carries.
-const flushAt = 64 << 10
-
-// Export writes the events of the namespace to w as JSON, one line each, in the
-// order of the magazine, and hands them on with every batch. It returns nil after
-// Shut, when all is written; else the error of the writer, of the magazine, or
-// that of the context. Call it once.
+// Export writes the events of the namespace to w as JSON, one line each, and hands them
+// on with every batch. It is Read with a sink that encodes and writes.
 func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writer) error {
-	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner)
-	var lines []byte
-	var count uint64
-	flush := func() error {
-		if len(lines) == 0 {
-			return nil
-		}
-		_, err := w.Write(lines)
-		if err == nil {
-			n.written.Add(count)
-		}
-		lines, count = lines[:0], 0
-		return err
-	}
-	take := func(raw []byte) error {
-		r, err := event.Parse(raw)
-		if err != nil {
-			// Counted, and seen by its number as a gap.
-			n.unreadable.Add(1)
-			return nil
-		}
-		if r.Kind() == event.KindExec {
-			n.joiner.exec(&r)
-			return nil
-		}
-		if err := n.ledger.Saw(r.Number()); err != nil {
-			return err
-		}
-		if lines, err = encoder.Append(lines, &r); err != nil {
-			return err
-		}
-		count++
-		if len(lines) >= flushAt {
-			return flush()
-		}
-		return nil
-	}
+	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner.ids)
+	return n.Read(ctx, &lines{encoder: encoder, w: w, written: &n.written})
+}
+
+// Read hands the events of the namespace to a sink: in the order of the magazine, but
+// for those that wait for the digest of a file. On the way to the sink there is no I/O.
+// It returns nil after Shut, when all is handed over, those that waited included; else
+// the error of the sink, of the magazine, or that of the context. Call it once.
+func (n *Namespace) Read(ctx context.Context, sink Sink) error {
+	n.joiner.sink = sink
 	for {
-		got, err := n.magazine.ReadBatch(take)
-		if err != nil {
-			return err
+		got, err := n.magazine.ReadBatch(n.take)
+		if err == nil {
+			err = n.joiner.collect()
 		}
-		if err := flush(); err != nil {
-			return err
+		if err == nil {
+			err = sink.Flush()
 		}
-		if got > 0 {
+		switch {
+		case err != nil:
+			return err
+		case got > 0:
 			continue
-		}
-		if n.ended() {
+		case n.joiner.idle() && n.ended():
 			return nil
 		}
 		if err := n.waitForRecords(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// take takes one record from the magazine.
+func (n *Namespace) take(raw []byte) error {
+	r, err := event.Parse(raw)
+	if err != nil {
+		// Counted, and seen by its number as a gap.
+		n.unreadable.Add(1)
+		return nil
+	}
+	if r.Kind() != event.KindExec {
+		if err := n.ledger.Saw(r.Number()); err != nil {
+			return err
+		}
+	}
+	return n.joiner.take(&r)
 }
 
 // Totals is the account of a namespace.
@@ -94,6 +80,8 @@ type Totals struct {
 	CreationsLost uint64 // created files without instance
 	DigestsIMA    uint64 // file digests by IMA, in the hook
 	DigestsCached uint64 // by IMA, earlier
+	Late          uint64 // records that waited too long for the digest of their file
+	Crowded       uint64 // records that had to stop waiting for it, for lack of room
 	Digests       digest.Stats
 }
 
@@ -113,7 +101,9 @@ func (n *Namespace) Totals() Totals {
 		CreationsLost: atomic.LoadUint64(&s.CreationsLost),
 		DigestsIMA:    atomic.LoadUint64(&s.DigestsIma),
 		DigestsCached: atomic.LoadUint64(&s.DigestsCached),
-		Digests:       n.joiner.digests.Stats(),
+		Late:          n.joiner.late.Load(),
+		Crowded:       n.joiner.crowded.Load(),
+		Digests:       n.digests.Stats(),
 	}
 }
 
@@ -141,6 +131,7 @@ func (t Totals) String() string {
 		{t.TasksLost, "tasks not modeled for lack of memory"},
 		{t.TaskIDsLost, "TASK_IDs unknown"},
 		{t.CreationsLost, "created files without instance"},
+		{t.Crowded, "not waited for digests, for lack of room"},
 	} {
 		if more.count > 0 {
 			fmt.Fprintf(&b, ", %d %s", more.count, more.what)
@@ -149,7 +140,7 @@ func (t Totals) String() string {
 	d := t.Digests
 	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
 		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
-		d.Changed+d.Unavailable+d.Overloaded+d.TimedOut)
+		d.Changed+d.Unavailable+d.Overloaded+d.Cancelled)
 	return b.String()
 }
 

@@ -3,71 +3,159 @@
 package namespace
 
 import (
-	"bytes"
+	"container/list"
 	"crypto"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/digest"
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/taskid"
 )
 
 const (
-	// maxTaskIDs bounds the memory for identities to some 150 MB. A host reaches
-	// it with a million different programs, parents and credentials.
-	maxTaskIDs = 1 << 20
-	// digestWait is how long a record waits for the digest of its file.
+	// digestWait is how long a record waits for the digest of its file. Programs of
+	// some hundred MB are read within it; who starts or opens more is told.
 	digestWait = 5 * time.Second
+	// So many records, and bytes of them, may be set aside. A busy host opens 10,000
+	// files in a second, most of them known or read in a millisecond.
+	maxHeld      = 8192
+	maxHeldBytes = 16 << 20
 )
 
-// joiner knows what a record only points at. It belongs to the goroutine that reads;
-// the counters may be read from anywhere.
+// digests computes the digests of files beside the one that asks: digest.Cache.
+type digests interface {
+	Kept(req *digest.Request) (event.Digest, bool)
+	Ask(req digest.Request, done func(event.Digest)) (cancel func())
+}
+
+// joiner gives records what only user space knows, the digest of their file and
+// TASK_IDs, and hands them to the sink. If that is known it does so at once. Other
+// records are set aside until it is, and those behind them go on: a record waits for
+// what it shows itself, and for nothing else.
+//
+// What a record waits for is a file that is being read: its own, or that of an exec
+// whose TASK_ID the record has in it. An exec comes before each record with its
+// TASK_ID, so the oldest record that is set aside waits for its own file at most. It is
+// given up when its time is over, or when there is no room for another one: its digest
+// is then marked as not available, or its TASK_ID is not known, and counted. A flood of
+// slow files thus shortens the time for each, and stops nothing.
+//
+// All belongs to the goroutine that reads; only the answers come from others, and the
+// counters may be read from anywhere.
 type joiner struct {
 	hash    crypto.Hash
-	zeros   []byte
-	unknown []byte // all f: a TASK_ID that there is, but that nobody can know
-	taskIDs map[uint64][]byte
-	digests *digest.Cache
+	ids     *taskid.Table
+	digests digests
+	wake    func() // tells the one that reads that there are answers
+	now     func() time.Time
+	sink    Sink
+
+	held  list.List        // of *held, the oldest first
+	bytes int              // of the records in it
+	execs map[uint64]*held // the last exec set aside, by identity
+	ready []*held          // those that wait for nothing any more
+
+	mu      sync.Mutex
+	answers []answer
+
+	late    atomic.Uint64 // given up, because their time was over
+	crowded atomic.Uint64 // given up, because there was no room
 	lost    atomic.Uint64 // TASK_IDs that cannot be known
 }
 
-func newJoiner(hash crypto.Hash) *joiner {
+// held is a record that was set aside.
+type held struct {
+	record  event.Record
+	digest  event.Digest
+	cancel  func() // gives up its digest; nil: that is there
+	missing int    // how many execs it waits for
+	waiting []*held
+	since   time.Time
+	element *list.Element
+}
+
+// answer is the digest of the file of a record.
+type answer struct {
+	held   *held
+	digest event.Digest
+}
+
+func newJoiner(hash crypto.Hash, d digests, wake func()) *joiner {
 	return &joiner{
-		hash:    hash,
-		zeros:   make([]byte, hash.Size()),
-		unknown: bytes.Repeat([]byte{0xff}, hash.Size()),
-		taskIDs: make(map[uint64][]byte),
-		digests: digest.New(),
+		hash: hash, ids: taskid.NewTable(hash), digests: d, wake: wake, now: time.Now,
+		execs: make(map[uint64]*held),
 	}
 }
 
-func (j *joiner) close() { j.digests.Close() }
-
-// taskID returns the TASK_ID of an identity. The identity 0 is that of tasks which
-// did no exec since they are modeled: zeros, as TSEM has it for tasks from before
-// its activation.
-func (j *joiner) taskID(identity uint64) []byte {
-	if identity == 0 {
-		return j.zeros
+// take hands a record on, or sets a copy of it aside. Errors are those of the sink.
+func (j *joiner) take(r *event.Record) error {
+	if r.Kind() == event.KindExec && j.ids.Known(r.Identity()) {
+		return nil
 	}
-	if id, ok := j.taskIDs[identity]; ok {
-		return id
+	d, known := r.Digest(j.hash)
+	var req digest.Request
+	if !known {
+		req = j.request(r)
+		d, known = j.digests.Kept(&req)
 	}
-	return j.unknown
+	if known && !j.awaitsExec(r) {
+		return j.deliver(r, d)
+	}
+	for j.held.Len() > 0 && (j.held.Len() >= maxHeld || j.bytes+r.Size() > maxHeldBytes) {
+		if err := j.giveUp(&j.crowded); err != nil {
+			return err
+		}
+	}
+	h := &held{record: r.Clone(), digest: d, since: j.now()}
+	h.element = j.held.PushBack(h)
+	j.bytes += r.Size()
+	for id := range h.record.Identities {
+		if e := j.exec(id); e != nil {
+			e.waiting = append(e.waiting, h)
+			h.missing++
+		}
+	}
+	if r.Kind() == event.KindExec {
+		j.execs[r.Identity()] = h
+	}
+	if !known {
+		file := h.record.File()
+		req.Path = string(file.Path.Text)
+		h.cancel = j.digests.Ask(req, func(d event.Digest) { j.answer(h, d) })
+	}
+	return j.settle(h) // room may have been made by what it would wait for
 }
 
-// TaskID implements event.Joiner.
-func (j *joiner) TaskID(dst []byte, identity uint64) []byte {
-	return append(dst, j.taskID(identity)...)
+// exec returns the exec that a TASK_ID waits for, or nil.
+func (j *joiner) exec(identity uint64) *held {
+	if len(j.execs) == 0 || j.ids.Known(identity) {
+		return nil
+	}
+	return j.execs[identity]
 }
 
-// FileDigest implements event.Joiner.
-func (j *joiner) FileDigest(r *event.Record, f *event.FileView) ([]byte, event.DigestState) {
-	sum, state := j.digests.Get(digest.Request{
+func (j *joiner) awaitsExec(r *event.Record) bool {
+	if len(j.execs) == 0 {
+		return false
+	}
+	for id := range r.Identities {
+		if j.exec(id) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// request is what the digest of the file of a record is asked for with, but for the
+// path, which Kept does not need.
+func (j *joiner) request(r *event.Record) digest.Request {
+	f := r.File()
+	return digest.Request{
 		Hash:      j.hash,
 		TID:       r.TID(),
 		Exec:      r.Kind() == event.KindExec,
-		Path:      string(f.Path.Text),
 		DevMajor:  f.Inode.DevMajor,
 		DevMinor:  f.Inode.DevMinor,
 		SMagic:    f.Inode.SMagic,
@@ -75,40 +163,100 @@ func (j *joiner) FileDigest(r *event.Record, f *event.FileView) ([]byte, event.D
 		Size:      f.Inode.Size,
 		CtimeSec:  f.Inode.CtimeSec,
 		CtimeNsec: f.Inode.CtimeNsec,
-	}, digestWait)
-	switch state {
-	case digest.Exact:
-		return sum, event.DigestExact
-	case digest.Changed:
-		return nil, event.DigestChanged
 	}
-	return nil, event.DigestUnavailable
 }
 
-// exec learns the TASK_ID of an identity from an exec record.
-func (j *joiner) exec(r *event.Record) {
-	if _, known := j.taskIDs[r.Identity()]; known {
-		return
+// answer keeps a digest for the goroutine that reads. Any goroutine.
+func (j *joiner) answer(h *held, d event.Digest) {
+	j.mu.Lock()
+	first := len(j.answers) == 0
+	j.answers = append(j.answers, answer{h, d})
+	j.mu.Unlock()
+	if first {
+		j.wake()
 	}
-	f := r.File()
-	sum, state := event.FileDigest(r, &f, j.hash, j)
-	if state != event.DigestExact || len(j.taskIDs) >= maxTaskIDs {
+}
+
+// collect hands on what has been answered by now, and gives up what has waited too
+// long. Errors are those of the sink.
+func (j *joiner) collect() error {
+	j.mu.Lock()
+	answers := j.answers
+	j.answers = nil
+	j.mu.Unlock()
+	for _, a := range answers {
+		if a.held.cancel == nil {
+			continue // given up meanwhile
+		}
+		a.held.cancel, a.held.digest = nil, a.digest
+		if err := j.settle(a.held); err != nil {
+			return err
+		}
+	}
+	for j.held.Len() > 0 && j.patience() <= 0 {
+		if err := j.giveUp(&j.late); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// patience returns how long the oldest record will still wait.
+func (j *joiner) patience() time.Duration {
+	if j.held.Len() == 0 {
+		return digestWait
+	}
+	return digestWait - j.now().Sub(j.oldest().since)
+}
+
+func (j *joiner) oldest() *held { return j.held.Front().Value.(*held) }
+
+// idle says whether nothing is set aside.
+func (j *joiner) idle() bool { return j.held.Len() == 0 }
+
+// giveUp hands the oldest record on without what it waits for, which is the digest of
+// its file.
+func (j *joiner) giveUp(why *atomic.Uint64) error {
+	h := j.oldest()
+	h.cancel()
+	h.cancel, h.digest = nil, event.Digest{State: event.DigestUnavailable}
+	why.Add(1)
+	return j.settle(h)
+}
+
+// settle hands a record on if it waits for nothing any more, then those that waited
+// for it alone, and so on.
+func (j *joiner) settle(h *held) error {
+	j.ready = append(j.ready[:0], h)
+	for i := 0; i < len(j.ready); i++ {
+		h := j.ready[i]
+		if h.cancel != nil || h.missing > 0 {
+			continue
+		}
+		j.held.Remove(h.element)
+		j.bytes -= h.record.Size()
+		if id := h.record.Identity(); j.execs[id] == h {
+			delete(j.execs, id)
+		}
+		if err := j.deliver(&h.record, h.digest); err != nil {
+			return err
+		}
+		for _, w := range h.waiting {
+			if w.missing--; w.missing == 0 {
+				j.ready = append(j.ready, w)
+			}
+		}
+	}
+	return nil
+}
+
+// deliver hands a record to the sink; from an exec, it learns the TASK_ID.
+func (j *joiner) deliver(r *event.Record, d event.Digest) error {
+	if r.Kind() != event.KindExec {
+		return j.sink.Event(r, d)
+	}
+	if err := j.ids.Learn(r, d); err != nil {
 		j.lost.Add(1)
-		return
 	}
-	c := r.Creds()
-	id, err := TaskID(j.hash, j.taskID(r.ParentIdentity()), &Exec{
-		Creds: Creds{c.UID, c.EUID, c.SUID, c.GID, c.EGID, c.SGID, c.FSUID, c.FSGID, c.CapEff},
-		File: File{
-			Flags:  f.Flags,
-			Inode:  Inode{f.Inode.UID, f.Inode.GID, f.Inode.Mode, f.Inode.SMagic, f.Inode.SID, f.Inode.UUID},
-			Path:   Path{string(f.Path.Text), f.Path.HasDevice, f.Path.Major, f.Path.Minor, f.Path.Created, f.Path.Instance, j.taskID(f.Path.Owner)},
-			Digest: sum,
-		},
-	})
-	if err != nil {
-		j.lost.Add(1)
-		return
-	}
-	j.taskIDs[r.Identity()] = id
+	return nil
 }

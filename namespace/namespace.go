@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package namespace keeps modeling namespaces: it makes them in the kernel half,
-// starts tasks in them, and turns the records of their magazines into JSON, with
-// what only user space knows: TASK_IDs and the digests of files.
+// starts tasks in them, and hands the records of their magazines to a sink, together
+// with what only user space knows: TASK_IDs and the digests of files.
+//
+//	magazine ── Read ──> joiner ──> Sink: as JSON to a writer (Export)
+//	                      │   ^
+//	     waits for a file │   │ digest, or too late
+//	                      v   │
+//	                    digest.Cache
 package namespace
 
 import (
@@ -22,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/digest"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 )
@@ -73,6 +80,7 @@ type Namespace struct {
 	maps     []*ebpf.Map
 	magazine *ringbuf.Magazine
 	ledger   *ringbuf.Ledger
+	digests  *digest.Cache
 	joiner   *joiner
 
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
@@ -106,7 +114,8 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Wait < 0 || config.Wait > MaxWait {
 		return nil, fmt.Errorf("wait %v: more than 0, at most %v", config.Wait, MaxWait)
 	}
-	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), joiner: newJoiner(config.Digest)}
+	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), digests: digest.New()}
+	n.joiner = newJoiner(config.Digest, n.digests, func() { n.magazine.Wake() })
 	if err := n.make(); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("make a namespace: %w", err)
@@ -239,7 +248,7 @@ func (n *Namespace) Close() error {
 		errs = append(errs, m.Close())
 	}
 	n.maps = nil
-	n.joiner.close()
+	n.digests.Close()
 	return errors.Join(errs...)
 }
 
@@ -254,10 +263,10 @@ func (n *Namespace) ended() bool {
 
 // waitForRecords blocks until there may be something to read.
 func (n *Namespace) waitForRecords(ctx context.Context) error {
-	look := time.Second
+	look := min(time.Second, max(0, n.joiner.patience()))
 	if n.shut.Load() != 0 {
 		// A hook under way may end without a record, and then wakes nobody.
-		look = 10 * time.Millisecond
+		look = min(look, 10*time.Millisecond)
 	}
 	err := n.magazine.Wait(look)
 	if errors.Is(err, os.ErrDeadlineExceeded) {

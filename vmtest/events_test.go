@@ -22,6 +22,7 @@ import (
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/taskid"
 )
 
 const content = "what the file says\n"
@@ -357,17 +358,17 @@ func actorTaskID(t *testing.T) string {
 	if err := unix.Stat(program, &stat); err != nil {
 		t.Fatal(err)
 	}
-	file := namespace.File{
+	file := taskid.File{
 		Flags:  0x8020, // O_LARGEFILE and the kernel's __FMODE_EXEC
 		Digest: sum[:],
-		Inode:  namespace.Inode{UID: stat.Uid, GID: stat.Gid, Mode: stat.Mode, SMagic: ext4Magic},
-		Path:   namespace.Path{Name: program, HasDevice: true, Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev)},
+		Inode:  taskid.Inode{UID: stat.Uid, GID: stat.Gid, Mode: stat.Mode, SMagic: ext4Magic},
+		Path:   taskid.Path{Name: program, HasDevice: true, Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev)},
 	}
 	copy(file.Inode.SID[:], workDevice(t))
 	if _, err := hex.Decode(file.Inode.UUID[:], []byte(workUUID)); err != nil {
 		t.Fatal(err)
 	}
-	id, err := namespace.TaskID(crypto.SHA256, nil, &namespace.Exec{Creds: namespace.Creds{CapEff: capEff}, File: file})
+	id, err := taskid.TaskID(crypto.SHA256, nil, &taskid.Exec{Creds: taskid.Creds{CapEff: capEff}, File: file})
 	if err != nil {
 		t.Fatal(err)
 	}

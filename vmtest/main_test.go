@@ -14,6 +14,7 @@ package vmtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,30 +180,36 @@ func runIn(t *testing.T, config namespace.Config, cmd *exec.Cmd) *observation {
 	return o
 }
 
+// decode reads the records, and puts them in the order of their numbers.
 func (o *observation) decode(t *testing.T, text string) {
 	t.Helper()
-	var numbers []uint64
+	type numbered struct {
+		number uint64
+		line   string
+		record object
+	}
+	var records []numbered
 	for line := range strings.Lines(text) {
 		var record object
 		if err := json.Unmarshal([]byte(line), &record); err != nil {
 			t.Fatalf("%v: %s", err, line)
 		}
-		o.lines = append(o.lines, line)
-		o.all = append(o.all, record)
 		number, err := strconv.ParseUint(at(record, "event.number").(string), 10, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		numbers = append(numbers, number)
+		records = append(records, numbered{number, line, record})
 	}
-	slices.Sort(numbers)
-	for i, number := range numbers {
-		if number != uint64(i+1) {
-			t.Fatalf("numbers are not 1 to %d: %d is missing", len(numbers), i+1)
+	slices.SortFunc(records, func(a, b numbered) int { return cmp.Compare(a.number, b.number) })
+	for i, r := range records {
+		if r.number != uint64(i+1) {
+			t.Fatalf("numbers are not 1 to %d: %d is missing", len(records), i+1)
 		}
+		o.lines = append(o.lines, r.line)
+		o.all = append(o.all, r.record)
 	}
-	if uint64(len(numbers)) != o.totals.Delivered {
-		t.Fatalf("%d records, %d delivered", len(numbers), o.totals.Delivered)
+	if uint64(len(records)) != o.totals.Delivered {
+		t.Fatalf("%d records, %d delivered", len(records), o.totals.Delivered)
 	}
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package namespace
+// Package taskid computes TASK_IDs, the identities of tasks, as TSEM does, and knows
+// those of the tasks of a namespace. It does no I/O, and nothing here waits.
+package taskid
 
 import (
 	"crypto"

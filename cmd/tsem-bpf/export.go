@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -32,16 +33,17 @@ Examples:
 // Run implements the command.
 func (c *exportCommand) Run(s *streams) error {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
-	n, err := begin(&c.exportFlags, s)
+	n, err := begin(&c.exportFlags, s, signals)
 	if err != nil {
 		return err
 	}
 	if err := n.namespace.AdoptHost(); err != nil {
-		return n.end(err)
+		return errors.Join(err, n.close())
 	}
+	n.export()
 	var over <-chan time.Time
 	if c.Duration > 0 {
 		over = time.After(c.Duration)
@@ -49,14 +51,15 @@ func (c *exportCommand) Run(s *streams) error {
 	for {
 		select {
 		case sent := <-signals:
-			if sent == syscall.SIGPIPE {
-				continue
+			if ends(sent) {
+				return n.end(true, nil)
 			}
-			return n.end(nil)
 		case <-over:
-			return n.end(nil)
-		case err := <-n.failed():
-			return n.end(err)
+			return n.end(false, nil)
+		case <-n.output.failed:
+			return n.end(false, nil)
+		case err := <-n.exported:
+			return n.end(false, err)
 		}
 	}
 }

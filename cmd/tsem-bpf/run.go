@@ -22,9 +22,9 @@ type runCommand struct {
 // Help is shown below the flags.
 func (runCommand) Help() string {
 	return `CMD runs in a modeling namespace of its own: only it and its descendants are
-described. Signals are forwarded to it. When CMD has ended and the last record is
-written, the totals go to standard error. Descendants that are still running then
-go on, and are no longer described.
+described. Signals are forwarded to it; after its end they end tsem-bpf. When CMD
+has ended and the last record is written, the totals go to standard error.
+Descendants that are still running then go on, and are no longer described.
 
 Exit status: that of CMD, 128+N if signal N ended it; 127 if there is no CMD, 126
 if it cannot be run, 125 if tsem-bpf itself failed (also when a record could not
@@ -56,27 +56,38 @@ func (c *runCommand) Run(s *streams) error {
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
-	n, err := begin(&c.exportFlags, s)
+	n, err := begin(&c.exportFlags, s, signals)
 	if err != nil {
 		return err
 	}
 	if err := n.namespace.Start(cmd); err != nil {
-		n.flags.Quiet = true
-		return errors.Join(&exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}, n.end(nil))
+		return errors.Join(&exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}, n.close())
 	}
+	n.export()
+	return n.follow(cmd)
+}
+
+// follow forwards signals to CMD until it has ended, and then ends the session.
+func (n *session) follow(cmd *exec.Cmd) error {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
 	var early error
-	for failed := n.failed(); ; {
+	var told bool
+	for failed, exported := n.output.failed, n.exported; ; {
 		select {
-		case sent := <-signals:
+		case sent := <-n.signals:
+			// Not one typed at the terminal, which CMD may use for other ends.
+			told = told || sent == syscall.SIGTERM || sent == syscall.SIGHUP
 			forward(cmd.Process, sent.(syscall.Signal))
-		case early = <-failed:
+		case <-failed:
 			// The account would go on growing with nobody to write it down.
 			n.namespace.Shut()
 			failed = nil
+		case early = <-exported:
+			n.namespace.Shut()
+			exported = nil
 		case err := <-waited:
-			if err := n.end(early); err != nil {
+			if err := n.end(told, early); err != nil {
 				return err
 			}
 			return status(err)

@@ -6,10 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
@@ -19,7 +20,7 @@ import (
 
 // exportFlags are the flags of every command that writes records.
 type exportFlags struct {
-	Output  string        `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only."`
+	Output  string        `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only; a symbolic link is not followed."`
 	Dialect string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
 	Digest  string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files and TASK_IDs (${enum}). Only sha256 can come from IMA."`
 	NSRef   string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
@@ -46,37 +47,45 @@ func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
 	return namespace.Config{Digest: hash, NSRefCurrent: f.NSRef == "current", Cache: f.Cache, Wait: f.Wait}, dialect, nil
 }
 
+// How long one write may take once tsem-bpf was told to end: a reader that takes
+// nothing for so long does not hold it up.
+const patience = 2 * time.Second
+
+// ends says whether a signal tells tsem-bpf to end, when there is no CMD (any more)
+// to forward it to.
+func ends(s os.Signal) bool {
+	return s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP || s == syscall.SIGQUIT
+}
+
 // session is a namespace that is being exported: engine, namespace, output.
 type session struct {
 	flags     *exportFlags
+	dialect   event.Dialect
 	streams   *streams
+	signals   <-chan os.Signal
 	engine    *loader.Engine
 	namespace *namespace.Namespace
-	output    io.Writer
-	name      string
-	file      *os.File
+	output    *output
 	cancel    context.CancelFunc
 	exported  chan error // the end of Export
 }
 
-// begin opens the output, loads the kernel half and starts to export an empty
-// namespace. What fails leaves nothing behind.
-func begin(flags *exportFlags, s *streams) (*session, error) {
+// begin loads the kernel half and makes an empty namespace, whose events wait in the
+// magazine until export is called. What fails leaves nothing behind.
+func begin(flags *exportFlags, s *streams, signals <-chan os.Signal) (*session, error) {
 	config, dialect, err := flags.config()
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	n := &session{flags: flags, streams: s, output: s.out, name: "standard output", exported: make(chan error, 1)}
-	if flags.Output != "-" {
-		n.name = flags.Output
-		n.file, err = os.OpenFile(flags.Output, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("output: %w", err)
-		}
-		n.output = n.file
+	n := &session{flags: flags, dialect: dialect, streams: s, signals: signals, exported: make(chan error, 1)}
+	if n.output, err = newOutput(flags.Output, s.out); err != nil {
+		return nil, err
 	}
 	if n.engine, err = loader.Load(); err == nil {
 		n.namespace, err = namespace.New(n.engine, config)
+	}
+	if err == nil {
+		err = n.output.open(signals)
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.close())
@@ -84,18 +93,24 @@ func begin(flags *exportFlags, s *streams) (*session, error) {
 	if missing := n.engine.Missing(); len(missing) > 0 {
 		fmt.Fprintf(s.err, "tsem-bpf: this kernel has no hook %s\n", strings.Join(missing, ", "))
 	}
-	var ctx context.Context
-	ctx, n.cancel = context.WithCancel(context.Background())
-	go func() { n.exported <- n.namespace.Export(ctx, dialect, n.output) }()
 	return n, nil
 }
 
-// failed is readable when the export has ended before its time.
-func (n *session) failed() <-chan error { return n.exported }
+// export starts to write what is and will be in the magazine. It is called when the
+// first events are certain, and makes the output anew.
+func (n *session) export() {
+	if err := n.output.commit(); err != nil {
+		n.output.fail(err)
+	}
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(context.Background())
+	go func() { n.exported <- n.namespace.Export(ctx, n.dialect, n.output) }()
+}
 
 // end shuts the namespace, waits for its last record, prints the account and gives
-// everything back. early is what failed() gave, if it did.
-func (n *session) end(early error) error {
+// everything back. told says that a signal has told tsem-bpf to end; early is why
+// Export ended before its time, if it did.
+func (n *session) end(told bool, early error) error {
 	// The state of a task goes a grace period of the kernel after the task: what is
 	// left after this time is running.
 	for range 20 {
@@ -107,23 +122,41 @@ func (n *session) end(early error) error {
 	n.namespace.Shut()
 	err := early
 	if err == nil {
-		err = <-n.exported
-	}
-	if n.file != nil && err == nil {
-		// A full disk may show only now.
-		err = n.file.Close()
-		n.file = nil
+		err = n.drain(told)
 	}
 	totals := n.namespace.Totals()
-	if err != nil {
-		err = fmt.Errorf("write to %s: %w; %d records are written", n.name, cause(err), totals.Written)
-	}
+	totals.Written = n.output.written.Load()
+	err = errors.Join(err, n.output.end())
 	skipped, skippedErr := n.engine.Skipped()
 	complete := totals.Complete() && len(skipped) == 0
+	// Standard error may have the same reader; who sends another signal means it.
+	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if !n.flags.Quiet || !complete || err != nil {
-		fmt.Fprintf(n.streams.err, "tsem-bpf: %s%s\n", totals, describeSkipped(skipped))
+		fmt.Fprintf(n.streams.err, "tsem-bpf: %s%s%s\n", totals, describeUnwritten(&totals), describeSkipped(skipped))
 	}
 	return errors.Join(err, skippedErr, n.close())
+}
+
+// drain waits for the end of Export. What a signal tells meanwhile is for tsem-bpf:
+// the first one limits how long a write may take, the next one ends all writing.
+func (n *session) drain(told bool) error {
+	look := time.NewTicker(patience / 10)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-n.exported:
+			return err
+		case sent := <-n.signals:
+			if ends(sent) && told {
+				n.output.giveUp()
+			}
+			told = told || ends(sent)
+		case <-look.C:
+			if told && n.output.stuckFor() > patience {
+				n.output.giveUp()
+			}
+		}
+	}
 }
 
 // cause leaves out the operation and path that os puts before an errno.
@@ -133,6 +166,14 @@ func cause(err error) error {
 		return path.Err
 	}
 	return err
+}
+
+// describeUnwritten accounts for what was read after the writing had ended.
+func describeUnwritten(t *namespace.Totals) string {
+	if t.Written >= t.Delivered {
+		return ""
+	}
+	return fmt.Sprintf("; %d of them written, %d not", t.Written, t.Delivered-t.Written)
 }
 
 func describeSkipped(skipped map[string]uint64) string {
@@ -158,8 +199,5 @@ func (n *session) close() error {
 	if n.engine != nil {
 		errs = append(errs, n.engine.Close())
 	}
-	if n.file != nil {
-		errs = append(errs, n.file.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.output.close())...)
 }

@@ -9,20 +9,22 @@ KERNELS := $(shell awk '!/^\#/ { print $$1 }' vmtest/kernels.list)
 # clang-19 is in Debian 12 and 13; the committed object is what this one makes.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev
 VM_PACKAGES := $(shell grep -v '^\#' vmtest/packages)
+# What virtme-ng needs and its package does not ask for: udev for its init, busybox for its initramfs.
+VNG_PACKAGES := virtme-ng udev busybox-static
 
 # No time limit of go test's own for the VM tests: vmtest/run -t has one per kernel.
 VM_SECONDS := 1500
 
 .PHONY: help
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format runner-test vm-test unit-test ## Run everything that CI runs.
+test: setup build generated vet lint format runner-test vm-test vng-events unit-test ## Run everything that CI runs.
 
 # What is worth knowing after every change, in under three minutes: the VM tests that
 # need no time, on the newest kernel. The object must be up to date already.
@@ -43,18 +45,35 @@ unit-test: ## Run the tests that need no kernel.
 .PHONY: vm-test
 vm-test: vm-setup build $(KERNELS:%=vm-test-%) ## Run the tests that need a kernel, on all of them.
 
-# $(call vm-test,KERNEL,FLAGS OF GO TEST)
+# $(call vm-test,KERNEL,FLAGS OF GO TEST,FLAGS OF VMTEST/RUN)
 define vm-test
 	@mkdir -p build/tmp
 	@echo "== kernel $(1)"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest $(2) \
-		-exec "$(CURDIR)/vmtest/run -r -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run $(3) -r -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
 endef
 
 .PHONY: vm-test-%
 vm-test-%: vm-setup build
 	$(call vm-test,$*)
 	@$(MAKE) --no-print-directory cost-test-$*
+
+# The same under virtme-ng. One kernel is enough: what differs is not the kernel.
+.PHONY: vm-test-vng
+vm-test-vng: vm-setup vng-setup build ## Run the tests that need a kernel under virtme-ng, on the newest.
+	$(call vm-test,latest,,--vng)
+
+# On a kernel that somebody built: make vm-test-mine KERNEL=PATH. Tests that it lacks
+# something for are skipped, and say what.
+.PHONY: vm-test-mine vm-test-mine-vng
+vm-test-mine: vm-packages build ## Run them on the kernel at KERNEL=PATH (docs/vm.md).
+	$(call vm-test,$(abspath $(KERNEL)),$(if $(KERNEL),,$(error which kernel? KERNEL=PATH)))
+vm-test-mine-vng: vng-setup build ## The same under virtme-ng.
+	$(call vm-test,$(abspath $(KERNEL)),$(if $(KERNEL),,$(error which kernel? KERNEL=PATH)),--vng)
+
+.PHONY: vng-events
+vng-events: vm-setup vng-setup build ## Run TestEvents under virtme-ng, on the newest kernel.
+	$(call vm-test,latest,-run '^TestEvents$$',--vng)
 
 .PHONY: cost-test
 cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.
@@ -66,7 +85,7 @@ cost-test-%: vm-setup
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 300 --" ./vmtest
 
 .PHONY: runner-test
-runner-test: vm-setup build ## Run the tests of the VM runner, which boot machines.
+runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
 .PHONY: generate
@@ -101,9 +120,16 @@ clang-setup:
 	@vmtest/install $(CLANG_PACKAGES)
 
 .PHONY: vm-setup
-vm-setup:
-	@vmtest/install $(VM_PACKAGES)
+vm-setup: vm-packages
 	@vmtest/kernels
+
+.PHONY: vm-packages
+vm-packages:
+	@vmtest/install $(VM_PACKAGES)
+
+.PHONY: vng-setup
+vng-setup: vm-packages ## Install virtme-ng, for the targets that use it.
+	@vmtest/install $(VNG_PACKAGES)
 
 .PHONY: clean
 clean: ## Remove build/; the kernels stay in their cache.

@@ -189,17 +189,31 @@ func modulesOfTree(tree, version, scratch string) (string, error) {
 	if err := os.WriteFile(filepath.Join(modules, "modules.order"), installed.Bytes(), 0o644); err != nil {
 		return "", err
 	}
+	if err := copyBuiltin(tree, modules); err != nil {
+		return "", err
+	}
+	return modules, depmod(scratch, version)
+}
+
+// copyBuiltin copies what a folder tells of modules that are built in; a file that is not
+// there becomes an empty one, which depmod wants.
+func copyBuiltin(from, to string) error {
 	for _, name := range []string{modulesBuiltin, "modules.builtin.modinfo"} {
-		data, err := os.ReadFile(filepath.Join(tree, name))
+		data, err := os.ReadFile(filepath.Join(from, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", err
+			return err
 		}
-		if err := os.WriteFile(filepath.Join(modules, name), data, 0o644); err != nil {
-			return "", err
+		if err := os.WriteFile(filepath.Join(to, name), data, 0o644); err != nil {
+			return err
 		}
 	}
-	if out, err := exec.Command("depmod", "-b", scratch, version).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("depmod: %w: %s", err, bytes.TrimSpace(out))
+	return nil
+}
+
+// depmod makes the lists of the modules in top/lib/modules/VERSION.
+func depmod(top, version string) error {
+	if out, err := exec.Command("depmod", "-b", top, version).CombinedOutput(); err != nil {
+		return fmt.Errorf("depmod: %w: %s", err, bytes.TrimSpace(out))
 	}
-	return modules, nil
+	return nil
 }

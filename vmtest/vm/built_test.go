@@ -106,7 +106,7 @@ func TestModulesOfTree(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(k.modules, modulesDep)); err != nil {
 			t.Error(err)
 		}
-		_, err = k.moduleFiles([]string{"virtio_pci", "9p", "virtio_console"})
+		_, err = k.moduleFiles([]string{"virtio_pci", "9p", "virtio_console"}, []string{"virtiofs"})
 		if err == nil || !strings.Contains(err.Error(), "is virtio_console,") {
 			t.Errorf("a kernel without virtio_console: %v", err)
 		}

@@ -14,6 +14,9 @@
 // apart from the console. The answer says how many bytes the first two carried,
 // so the host knows when it has everything, and just ends qemu: there is no
 // shutdown to wait for. What the command writes to files is gone with the VM.
+//
+// With --vng it is virtme-ng that starts qemu, and its init that starts the guest, which
+// goes on from where the host's root file system is mounted (vng.go).
 package main
 
 import (
@@ -22,7 +25,10 @@ import (
 
 func main() {
 	if os.Getpid() == 1 {
-		guest()
+		guest(ownPlaces)
+	}
+	if len(os.Args) == 3 && os.Args[1] == insideVng {
+		guestOfVng(os.Args[2])
 	}
 	os.Exit(host(os.Args[1:]))
 }

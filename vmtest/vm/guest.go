@@ -18,9 +18,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guest is /init. It never returns; the host ends the machine when it has the answer.
-func guest() {
-	a, err := serve()
+// places are where the guest finds its request, and makes its root.
+type places struct {
+	request string
+	lower   string // the host's root
+	layer   string // what is written
+	newRoot string
+}
+
+var (
+	ownPlaces = places{requestFile, "/host", "/layer", "/root"}
+	// The request is below lower. The root of virtme-ng's init is read-only, but for /run.
+	vngPlaces = places{"", "/run/vmtest/host", "/run/vmtest/layer", "/run/vmtest/root"}
+)
+
+// guestOfVng is guest where virtme-ng's init starts it, and nowhere else: it would turn
+// any other machine off.
+func guestOfVng(request string) {
+	port, err := openPort(portAnswer)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm: not in a machine of vmtest/run --vng:", err)
+		os.Exit(1)
+	}
+	port.Close()
+	at := vngPlaces
+	at.request = request
+	guest(at)
+}
+
+// guest is /init, or what virtme-ng's init starts. It never returns; the host ends the
+// machine when it has the answer.
+func guest(at places) {
+	a, err := serve(at)
 	if err != nil {
 		a.Error = err.Error()
 		fmt.Fprintln(os.Stderr, "vm:", err)
@@ -34,9 +63,9 @@ func guest() {
 	}
 }
 
-func serve() (answer, error) {
+func serve(at places) (answer, error) {
 	var a answer
-	data, err := os.ReadFile(requestFile)
+	data, err := os.ReadFile(at.request)
 	if err != nil {
 		return a, err
 	}
@@ -49,7 +78,16 @@ func serve() (answer, error) {
 			return a, fmt.Errorf("module %s: %w", name, err)
 		}
 	}
-	if err := mountAll(r); err != nil {
+	if os.Getpid() == 1 {
+		err = mountHost(at.lower)
+	} else {
+		// Orphans of the command are for us to reap, as they are for /init.
+		err = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	}
+	if err != nil {
+		return a, err
+	}
+	if err := at.mountRoot(r); err != nil {
 		return a, err
 	}
 	if err := loopbackUp(); err != nil {
@@ -83,69 +121,71 @@ type mount struct {
 	source, target, kind string
 	flags                uintptr
 	data                 string
-	optional             bool // not in every kernel
+	optional             bool // not in every kernel; the tests that need it say so
 }
 
 func (m mount) do(root string) error {
 	target := filepath.Join(root, m.target)
 	if err := os.MkdirAll(target, 0o755); err != nil {
+		if m.optional {
+			return nil // sysfs has the folder only where the kernel has the filesystem
+		}
 		return err
 	}
 	err := unix.Mount(m.source, target, m.kind, m.flags, m.data)
-	if errors.Is(err, unix.ENODEV) && !m.optional {
+	switch {
+	case errors.Is(err, unix.ENODEV) && m.optional:
+		return nil
+	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("mount %s on %s: %w: this kernel does not have it; docs/vm.md lists the options", m.kind, target, err)
-	}
-	if err != nil && !m.optional {
+	case err != nil:
 		return fmt.Errorf("mount %s on %s: %w", m.kind, target, err)
 	}
 	return nil
 }
 
-const (
-	lower   = "/host"
-	layer   = "/layer"
-	newRoot = "/root"
-)
-
 // nodev: what is in there is neither a device nor a program.
 const nodev = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-func mountAll(r request) error {
+// mountHost mounts the host's root. In a machine of virtme-ng its init has done that.
+func mountHost(lower string) error {
 	for _, m := range []mount{
 		{"devtmpfs", "/dev", "devtmpfs", 0, "", false},
 		{"sysfs", "/sys", "sysfs", nodev, "", false},
 		{"host", lower, "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=512000,cache=loose", false},
-		{"layer", layer, "tmpfs", 0, "", false},
 	} {
 		if err := m.do("/"); err != nil {
 			return err
 		}
 	}
-	for _, dir := range []string{layer + "/up", layer + "/work"} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	return mountRoot(r)
+	return nil
 }
 
 // mountRoot makes newRoot: the host's files with a layer in memory over them, and
 // what a system has mounted that does not need a service manager for it.
-func mountRoot(r request) error {
+func (at places) mountRoot(r request) error {
+	if err := (mount{"layer", at.layer, "tmpfs", 0, "", false}).do("/"); err != nil {
+		return err
+	}
+	for _, dir := range []string{at.layer + "/up", at.layer + "/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
 	for _, m := range []mount{
-		{"root", newRoot, "overlay", 0, "lowerdir=" + lower + ",upperdir=" + layer + "/up,workdir=" + layer + "/work", false},
-		{"proc", newRoot + "/proc", "proc", nodev, "", false},
-		{"sysfs", newRoot + "/sys", "sysfs", nodev, "", false},
-		{"devtmpfs", newRoot + "/dev", "devtmpfs", unix.MS_NOSUID, "", false},
-		{"devpts", newRoot + "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", false},
-		{"shm", newRoot + "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
-		{"tmp", newRoot + "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
-		{"run", newRoot + "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755", false},
-		{"cgroup2", newRoot + "/sys/fs/cgroup", "cgroup2", nodev, "", false},
-		{"bpf", newRoot + "/sys/fs/bpf", "bpf", nodev, "mode=700", false},
-		{"securityfs", newRoot + "/sys/kernel/security", "securityfs", nodev, "", false},
-		{"debugfs", newRoot + "/sys/kernel/debug", "debugfs", nodev, "", true},
-		{"tracefs", newRoot + "/sys/kernel/tracing", "tracefs", nodev, "", false},
+		{"root", at.newRoot, "overlay", 0, "lowerdir=" + at.lower + ",upperdir=" + at.layer + "/up,workdir=" + at.layer + "/work", false},
+		{"proc", at.newRoot + "/proc", "proc", nodev, "", false},
+		{"sysfs", at.newRoot + "/sys", "sysfs", nodev, "", false},
+		{"devtmpfs", at.newRoot + "/dev", "devtmpfs", unix.MS_NOSUID, "", false},
+		{"devpts", at.newRoot + "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666", false},
+		{"shm", at.newRoot + "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+		{"tmp", at.newRoot + "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+		{"run", at.newRoot + "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755", false},
+		{"cgroup2", at.newRoot + "/sys/fs/cgroup", "cgroup2", nodev, "", true},
+		{"bpf", at.newRoot + "/sys/fs/bpf", "bpf", nodev, "mode=700", true},
+		{"securityfs", at.newRoot + "/sys/kernel/security", "securityfs", nodev, "", true},
+		{"debugfs", at.newRoot + "/sys/kernel/debug", "debugfs", nodev, "", true},
+		{"tracefs", at.newRoot + "/sys/kernel/tracing", "tracefs", nodev, "", true},
 	} {
 		if err := m.do("/"); err != nil {
 			return err
@@ -156,23 +196,26 @@ func mountRoot(r request) error {
 		if err := unix.Uname(&name); err != nil {
 			return err
 		}
-		target := newRoot + "/lib/modules/" + unix.ByteSliceToString(name.Release[:])
-		if err := (mount{lower + r.KernelModules, target, "", unix.MS_BIND, "", false}).do("/"); err != nil {
+		target := at.newRoot + "/lib/modules/" + unix.ByteSliceToString(name.Release[:])
+		if err := (mount{at.lower + r.KernelModules, target, "", unix.MS_BIND, "", false}).do("/"); err != nil {
 			return err
 		}
 	}
-	// The kernel does not make these; elsewhere udev does.
+	// The kernel does not make these; elsewhere udev does, and virtme-ng's init makes others.
 	for name, target := range map[string]string{"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"} {
-		if err := os.Symlink("/proc/self/fd"+target, newRoot+"/dev/"+name); err != nil {
+		if err := os.RemoveAll(at.newRoot + "/dev/" + name); err != nil {
+			return err
+		}
+		if err := os.Symlink("/proc/self/fd"+target, at.newRoot+"/dev/"+name); err != nil {
 			return err
 		}
 	}
 	for i, dir := range hidden(r.Show) {
-		if err := showAgain(dir, fmt.Sprintf("%s/show%d", layer, i)); err != nil {
+		if err := at.showAgain(dir, fmt.Sprintf("%s/show%d", at.layer, i)); err != nil {
 			return err
 		}
 	}
-	return switchRoot()
+	return switchRoot(at.newRoot)
 }
 
 // hidden gives those of the folders that lie below a mount of the guest, without
@@ -192,22 +235,22 @@ func hidden(dirs []string) []string {
 
 // showAgain mounts a folder of the host over itself, with a layer of its own so
 // that it can be written to.
-func showAgain(dir, layer string) error {
+func (at places) showAgain(dir, layer string) error {
 	for _, d := range []string{layer + "/up", layer + "/work"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
 	}
 	// Mount options are separated by commas, so a path is not put among them.
-	if err := os.Symlink(lower+dir, layer+"/low"); err != nil {
+	if err := os.Symlink(at.lower+dir, layer+"/low"); err != nil {
 		return err
 	}
-	return mount{"show", newRoot + dir, "overlay", 0,
+	return mount{"show", at.newRoot + dir, "overlay", 0,
 		"lowerdir=" + layer + "/low,upperdir=" + layer + "/up,workdir=" + layer + "/work", false}.do("/")
 }
 
 // switchRoot makes newRoot the root of the mount namespace, as switch_root(8) does.
-func switchRoot() error {
+func switchRoot(newRoot string) error {
 	if err := unix.Chdir(newRoot); err != nil {
 		return err
 	}

@@ -39,19 +39,22 @@ mounted, loopback is up, modprobe works. Standard input is empty.
   -i          count instructions: each takes 1 ns of the machine's clock, whatever
               else its host does, so that durations can be compared; always emulated,
               slower, with -c 1
+  --vng       boot with virtme-ng (vng; make vng-setup installs it), its init and its
+              udev, instead of the own small one; slower; not with -i
   -v          show the console on standard error
 
 Exit status: that of COMMAND, 128+N if signal N ended it, 126 and 127 as in a
 shell; 124 if it took too long, 125 if the machine died, 123 if the kernel
 warned (-W), 2 for a wrong option. 124, 125 and 123 come with the console's end.
 
-The variables TERM, LANG, TSEM_* and GO* are handed on. TSEM_BPF_CACHE is where
-kernels are kept.
+The variables TERM, LANG, TSEM_* and GO* are handed on; TSEM_LISTED_KERNEL is the
+name of the kernel, if it has one. TSEM_BPF_CACHE is where kernels are kept.
 
 Examples:
   vmtest/run -- uname -a
   vmtest/run -k 6.1 -- tsem-bpf check
   vmtest/run -k ~/linux -- tsem-bpf check
+  vmtest/run --vng -k ~/linux -- tsem-bpf check
   vmtest/run -v -t 60 -- sh -c 'dmesg | tail'
   go test -exec "$PWD/vmtest/run -k 6.12 --" -tags vmtest ./vmtest/...
 `
@@ -65,6 +68,7 @@ type options struct {
 	warn    bool
 	repeat  bool
 	count   bool
+	vng     bool
 	verbose bool
 	words   []string
 }
@@ -83,6 +87,7 @@ func parse(args []string) (options, error) {
 	flags.BoolVar(&o.warn, "W", false, "")
 	flags.BoolVar(&o.repeat, "r", false, "")
 	flags.BoolVar(&o.count, "i", false, "")
+	flags.BoolVar(&o.vng, "vng", false, "")
 	flags.BoolVar(&o.verbose, "v", false, "")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -95,6 +100,8 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("-c %d: at least 1 CPU", o.cpus)
 	case o.count && o.cpus != 1:
 		return o, errors.New("-i: with one CPU only (-c 1); instructions of two have no common clock")
+	case o.count && o.vng:
+		return o, errors.New("-i: not with --vng; virtme-ng has no such clock")
 	case o.seconds < 1:
 		return o, fmt.Errorf("-t %d: at least 1 second", o.seconds)
 	case !memorySize.MatchString(o.memory):
@@ -164,7 +171,7 @@ func boot(o options, k kernel, r request) int {
 	defer cancel()
 
 	m := machine{
-		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: !o.count && kvmWorks(ctx, k), count: o.count,
+		kernel: k, cpus: o.cpus, memory: o.memory, append: o.append, kvm: !o.count && kvmWorks(ctx, k), count: o.count, vng: o.vng,
 		stdout: os.Stdout, stderr: os.Stderr,
 	}
 	a, err := m.runAgain(ctx, r, o)
@@ -230,6 +237,11 @@ func failed(err error, c *console) int {
 	return statusDied
 }
 
+// listedKernel is a variable that tells a command which kernel of vmtest/kernels.list it
+// runs on; it is not there on another. A test that the kernel lacks something for fails on
+// the first, and is skipped on the second.
+const listedKernel = "TSEM_LISTED_KERNEL"
+
 func newRequest(words []string, repo string, k kernel) (request, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -246,8 +258,14 @@ func newRequest(words []string, repo string, k kernel) (request, error) {
 		"PATH=" + filepath.Join(repo, "build") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin",
 		"HOME=/root",
 	}
+	if k.listed {
+		env = append(env, listedKernel+"="+k.name)
+	}
 	for _, e := range os.Environ() {
 		name, _, _ := strings.Cut(e, "=")
+		if name == listedKernel {
+			continue
+		}
 		if name == "TERM" || name == "LANG" || strings.HasPrefix(name, "TSEM_") || strings.HasPrefix(name, "GO") {
 			env = append(env, e)
 		}

@@ -11,12 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // A kernel to boot.
 type kernel struct {
 	name    string   // as it is called after -k
+	listed  bool     // in vmtest/kernels.list
 	image   string   // its bzImage
 	version string   // as uname -r says it
 	modules string   // folder of its modules; empty if all is built in
@@ -59,7 +61,7 @@ func openFetched(name, script string) (kernel, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "version"))
 	version := strings.TrimSpace(string(text))
 	return kernel{
-		name: name, image: filepath.Join(dir, "vmlinuz"), version: version,
+		name: name, listed: true, image: filepath.Join(dir, "vmlinuz"), version: version,
 		modules: filepath.Join(dir, "lib/modules", version), note: filepath.Join(dir, "kvm"),
 	}, err
 }
@@ -138,7 +140,8 @@ func (k kernel) lacking(dep []byte, names []string) ([]string, error) {
 }
 
 // moduleFiles gives what has to be loaded of the names, in this order, decompressed.
-func (k kernel) moduleFiles(names []string) ([]module, error) {
+// The kernel may lack the optional ones.
+func (k kernel) moduleFiles(names, optional []string) ([]module, error) {
 	if k.modules == "" {
 		return nil, nil
 	}
@@ -153,7 +156,7 @@ func (k kernel) moduleFiles(names []string) ([]module, error) {
 			k.name, strings.Join(missing, ", "))
 	}
 	var found []module
-	for _, file := range loadOrder(dep, names) {
+	for _, file := range loadOrder(dep, slices.Concat(names, optional)) {
 		path := filepath.Join(k.modules, file)
 		data, err := os.ReadFile(path)
 		if program := decompressors[filepath.Ext(file)]; program != "" {
@@ -183,8 +186,8 @@ func (k kernel) initramfs(r request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.add("init", cpioFile|0o755, self)
-	modules, err := k.moduleFiles(needed)
+	c.add(strings.TrimPrefix(initFile, "/"), cpioFile|0o755, self)
+	modules, err := k.moduleFiles(needed, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,7 @@ type machine struct {
 	append  string // more words for the kernel command line
 	kvm     bool
 	count   bool // the clock counts instructions
+	vng     bool // virtme-ng starts the machine
 	stdout  io.Writer
 	stderr  io.Writer
 	console *console
@@ -49,6 +50,11 @@ var (
 // ended, or for the end of its console; both are there in a moment, or never.
 const grace = 3 * time.Second
 
+// loglevel=5 shows warnings; an oops or panic ends qemu at once (-no-reboot); the time
+// stamp counter is the host's on every CPU, whatever a late watchdog thinks; mitigations
+// only cost time here.
+const kernelLine = "loglevel=5 oops=panic panic=-1 tsc=reliable mitigations=off "
+
 func (m *machine) arguments(initramfs string) []string {
 	accel, cpu := "tcg,thread=multi", "max"
 	switch {
@@ -57,15 +63,11 @@ func (m *machine) arguments(initramfs string) []string {
 	case m.count:
 		accel = "tcg,thread=single"
 	}
-	// loglevel=5 shows warnings; an oops or panic ends qemu at once (-no-reboot);
-	// the time stamp counter is the host's on every CPU, whatever a late watchdog
-	// thinks; mitigations only cost time here.
-	line := "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable mitigations=off " + m.append
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", accel, "-cpu", cpu,
 		"-smp", strconv.Itoa(m.cpus), "-m", m.memory,
-		"-kernel", m.kernel.image, "-initrd", initramfs, "-append", line,
+		"-kernel", m.kernel.image, "-initrd", initramfs, "-append", "console=ttyS0 " + kernelLine + m.append,
 		"-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap",
 		"-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
 		"-device", "virtio-serial-pci",
@@ -75,7 +77,7 @@ func (m *machine) arguments(initramfs string) []string {
 		// 2^0 ns for each instruction; a machine that has nothing to do goes to the next timer.
 		args = append(args, "-icount", "shift=0,sleep=off")
 	}
-	for i, name := range []string{portStdout, portStderr, portAnswer} {
+	for i, name := range portNames {
 		args = append(args,
 			"-chardev", fmt.Sprintf("socket,id=p%d,fd=%d", i, i+4),
 			"-device", fmt.Sprintf("virtserialport,chardev=p%d,name=%s", i, name))
@@ -86,42 +88,62 @@ func (m *machine) arguments(initramfs string) []string {
 // run boots the machine and stays until the command has ended, the machine has
 // died, or the context is done. No qemu outlives it.
 func (m *machine) run(ctx context.Context, r request) (answer, error) {
-	image, err := m.kernel.initramfs(r)
+	start := m.startQemu
+	if m.vng {
+		start = m.startVng
+	}
+	// The death signal of a qemu is sent when the thread ends that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	streams, end, err := start(ctx, r)
 	if err != nil {
 		return answer{}, err
+	}
+	var complaints string
+	a, err := m.attend(ctx, streams, func() { complaints = strings.TrimSpace(end()) })
+	if err != nil && complaints != "" {
+		err = fmt.Errorf("%w\n%s", err, complaints)
+	}
+	return a, err
+}
+
+// startQemu starts the own machine. The streams are its console and its ports, in turn;
+// end ends it, and gives its complaints.
+func (m *machine) startQemu(ctx context.Context, r request) (streams []io.ReadCloser, end func() string, err error) {
+	image, err := m.kernel.initramfs(r)
+	if err != nil {
+		return nil, nil, err
 	}
 	// A file without a name: nothing stays behind, however we end.
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
-		return answer{}, err
+		return nil, nil, err
 	}
 	file := os.NewFile(uintptr(fd), "initramfs")
-	defer file.Close()
 	if _, err := file.Write(image); err != nil {
-		return answer{}, err
+		file.Close()
+		return nil, nil, err
 	}
-
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", m.arguments(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd))...)
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	complaints := new(bytes.Buffer)
 	qemu.Stderr = complaints
-	// The death signal is sent when the thread ends that started the process.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	ports, err := start(qemu, 4)
+	ports, err := start(qemu, 1+len(portNames))
 	if err != nil {
-		return answer{}, err
+		cancel()
+		file.Close()
+		return nil, nil, err
 	}
-	a, err := m.attend(ctx, ports, func() {
+	for _, port := range ports {
+		streams = append(streams, port)
+	}
+	return streams, func() string {
 		cancel()
 		_ = qemu.Wait() // it was killed, or is killed now
-	})
-	if text := strings.TrimSpace(complaints.String()); err != nil && text != "" {
-		err = fmt.Errorf("%w\n%s", err, text)
-	}
-	return a, err
+		file.Close()
+		return complaints.String()
+	}, nil
 }
 
 // start starts qemu with the other ends of n ports, as its descriptors from 3 on.
@@ -152,7 +174,7 @@ func start(qemu *exec.Cmd, n int) (ports []*os.File, err error) {
 
 // attend passes output on until there is an answer and all that belongs to it,
 // or there will be none; end then ends the machine.
-func (m *machine) attend(ctx context.Context, ports []*os.File, end func()) (answer, error) {
+func (m *machine) attend(ctx context.Context, ports []io.ReadCloser, end func()) (answer, error) {
 	stdout, stderr := newCounter(m.stdout), newCounter(m.stderr)
 	var copies sync.WaitGroup
 	for i, to := range []io.Writer{m.console, stdout, stderr} {

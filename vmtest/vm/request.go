@@ -29,8 +29,16 @@ const (
 	portAnswer = "tsem.answer"
 )
 
-// Where things are in the initramfs.
+// portNames are in the order of the streams that a machine starts with, after the console.
+var portNames = []string{portStdout, portStderr, portAnswer}
+
+// insideVng is the first word of this program where virtme-ng starts it in the guest;
+// the second is the request.
+const insideVng = "--inside-vng"
+
+// Where things are in the initramfs, or in the scratch folder of virtme-ng's machine.
 const (
+	initFile    = "/init"
 	requestFile = "/request"
 	moduleDir   = "/modules"
 )

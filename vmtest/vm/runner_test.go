@@ -344,6 +344,16 @@ func TestSignals(t *testing.T) {
 // childOf gives a pidfd of a process's only child.
 func childOf(t *testing.T, pid int) int {
 	t.Helper()
+	fd, err := unix.PidfdOpen(childPID(t, pid), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// childPID gives the process id of a process's only child.
+func childPID(t *testing.T, pid int) int {
+	t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -363,11 +373,7 @@ func childOf(t *testing.T, pid int) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.PidfdOpen(child, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fd
+	return child
 }
 
 // Machines share nothing but the kernels.

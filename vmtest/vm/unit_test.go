@@ -104,9 +104,10 @@ func TestParse(t *testing.T) {
 		{"its options are its own", []string{"ls", "-k", "x"}, with(func(o *options) { o.words = []string{"ls", "-k", "x"} })},
 		{"words stay as they are", []string{"--", "", "a b", "\n\xff", "--"}, with(func(o *options) { o.words = []string{"", "a b", "\n\xff", "--"} })},
 		{"all", []string{"-k", "6.1", "-c", "4", "-m", "512M", "-t", "5", "-a", "lsm=yama x", "-W", "-r", "-v", "--", "true"},
-			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, false, true, []string{"true"}}},
+			options{"6.1", 4, "512M", 5, "lsm=yama x", true, true, false, false, true, []string{"true"}}},
 		{"a path", []string{"-k", "../my linux", "true"}, with(func(o *options) { o.kernel, o.words = "../my linux", []string{"true"} })},
 		{"this folder", []string{"-k", ".", "true"}, with(func(o *options) { o.kernel, o.words = ".", []string{"true"} })},
+		{"virtme-ng", []string{"--vng", "-k", "6.1", "--", "true"}, with(func(o *options) { o.vng, o.kernel, o.words = true, "6.1", []string{"true"} })},
 		{"counting", []string{"-i", "-c", "1", "true"}, with(func(o *options) { o.count, o.cpus, o.words = true, 1, []string{"true"} })},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -122,7 +123,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k .lock true", "-x true", "-i true"} {
+	for _, args := range []string{"", "--", "-c 0 true", "-c x true", "-t 0 true", "-m 0 true", "-m 1g true", "-k .lock true", "-x true", "-i true", "-i -c 1 --vng true"} {
 		t.Run(args, func(t *testing.T) {
 			if o, err := parse(strings.Fields(args)); err == nil {
 				t.Errorf("accepted as %+v", o)
@@ -255,7 +256,7 @@ func TestOpenKernel(t *testing.T) {
 	for _, name := range kernelNames(t) {
 		t.Run(name, func(t *testing.T) {
 			dir := fetched(t, name)
-			want := kernel{name: name, image: dir + "/vmlinuz", version: "1.2.3-test", modules: dir + "/lib/modules/1.2.3-test", note: dir + "/kvm"}
+			want := kernel{name: name, listed: true, image: dir + "/vmlinuz", version: "1.2.3-test", modules: dir + "/lib/modules/1.2.3-test", note: dir + "/kvm"}
 			got, err := openKernel(name, "../kernels", "")
 			if err != nil {
 				t.Fatal(err)
@@ -271,6 +272,32 @@ func TestOpenKernel(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// What the tests hold to be a listed kernel is for the runner to say, and not for who calls it.
+func TestListedKernel(t *testing.T) {
+	t.Setenv(listedKernel, "forged")
+	for _, test := range []struct {
+		kernel kernel
+		want   []string
+	}{
+		{kernel{name: "6.1", listed: true}, []string{listedKernel + "=6.1"}},
+		{kernel{name: "./linux"}, nil},
+	} {
+		r, err := newRequest([]string{"true"}, "/repo", test.kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range r.Env {
+			if strings.HasPrefix(string(e), listedKernel) {
+				got = append(got, string(e))
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
 }
 
 func TestKernelsHelp(t *testing.T) {

@@ -62,6 +62,7 @@ func actOpens(dir string, know func(string, string, ...any)) func() {
 // TestCompleteness compares with a counter that is not ours: a kprobe on
 // security_file_open with a histogram by thread.
 func TestCompleteness(t *testing.T) {
+	needFile(t, kprobeEvents, "CONFIG_KPROBE_EVENTS")
 	folder(t, "opens")
 	write := func(path, text string) {
 		t.Helper()
@@ -76,6 +77,7 @@ func TestCompleteness(t *testing.T) {
 	}
 	write(kprobeEvents, "p:tsem/opens security_file_open")
 	defer write(kprobeEvents, "-:tsem/opens")
+	needFile(t, kprobe+"/hist", "CONFIG_HIST_TRIGGERS")
 	// As many entries as there may be threads while it counts.
 	write(kprobe+"/trigger", "hist:keys=common_pid:size=4096")
 	cmd := actorCommand("opens")

@@ -68,7 +68,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// insideVM keeps the programs off the kernel of whoever runs go test by hand.
+// insideVM keeps the programs off the kernel of whoever runs go test by hand. Only
+// vmtest/run gives a machine ports of these names, its own as well as one of virtme-ng.
 func insideVM() error {
 	ports, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
 	for _, port := range ports {
@@ -91,9 +92,10 @@ func makeWork() error {
 		return err
 	}
 	image := "/run/ext4"
+	// Where they are built in there may be no modules to look among; the mount tells.
+	_ = exec.Command("modprobe", "-a", "loop", "ext4").Run()
 	uuid := workUUID[:8] + "-" + workUUID[8:12] + "-" + workUUID[12:16] + "-" + workUUID[16:20] + "-" + workUUID[20:]
 	for _, words := range [][]string{
-		{"modprobe", "-a", "loop", "ext4"},
 		{"truncate", "-s", "200M", image},
 		{"mkfs.ext4", "-q", "-U", uuid, image},
 		{"mkdir", "-p", work},
@@ -102,7 +104,7 @@ func makeWork() error {
 		{"cp", program, work + "/tsem-bpf"},
 	} {
 		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, out)
+			return fmt.Errorf("%s: %w: %s (CONFIG_EXT4_FS and CONFIG_BLK_DEV_LOOP are needed)", strings.Join(words, " "), err, bytes.TrimSpace(out))
 		}
 	}
 	return nil

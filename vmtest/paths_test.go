@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
@@ -118,6 +119,7 @@ func TestPaths(t *testing.T) {
 
 // TestUserNamespace: ids of a task in a user namespace, in both views.
 func TestUserNamespace(t *testing.T) {
+	needFile(t, "/proc/self/ns/user", "CONFIG_USER_NS")
 	for _, test := range []struct {
 		current         bool
 		task, rootsFile string
@@ -169,6 +171,9 @@ func TestDigestFunctions(t *testing.T) {
 
 // TestDigestSource: IMA digests in the hook where hooks can sleep, once for each file.
 func TestDigestSource(t *testing.T) {
+	if s := engine.Support(); s.Tier != loader.TierExport && s.Digests == "user space" {
+		lacks(t, "CONFIG_IMA")
+	}
 	folder(t, "mmap_file")
 	o := observe(t, "mmap_file", namespace.Config{})
 	ima := o.totals.DigestsIMA + o.totals.DigestsCached

@@ -8,6 +8,7 @@ KERNELS := $(shell awk '!/^\#/ { print $$1 }' vmtest/kernels.list)
 
 # clang-19 is in Debian 12 and 13; the committed object is what this one makes.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev
+RACE_PACKAGES := gcc libc6-dev
 VM_PACKAGES := $(shell grep -v '^\#' vmtest/packages)
 # What virtme-ng needs and its package does not ask for: udev for its init, busybox for its initramfs.
 VNG_PACKAGES := virtme-ng udev busybox-static
@@ -24,7 +25,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format runner-test vm-test vng-events unit-test ## Run everything that CI runs.
+test: setup build generated vet lint format runner-test vm-test vng-events unit-test race-test ## Run everything that CI runs.
 
 # What is worth knowing after every change, in under three minutes: the VM tests that
 # need no time, on the newest kernel. The object must be up to date already.
@@ -39,6 +40,10 @@ build: ## Build build/tsem-bpf.
 .PHONY: unit-test
 unit-test: ## Run the tests that need no kernel.
 	$(GO) test ./...
+
+.PHONY: race-test
+race-test: race-setup ## Run them with the race detector, which needs a C compiler.
+	CGO_ENABLED=1 $(GO) test -race ./...
 
 # The test binary of each package runs as a whole inside the VM; it lies in the
 # checkout, because that is what the VM sees at its own path.
@@ -113,11 +118,15 @@ format: ## Check the format of Go files.
 	@wrong=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
 
 .PHONY: setup
-setup: clang-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.
+setup: clang-setup race-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.
 
 .PHONY: clang-setup
 clang-setup:
 	@vmtest/install $(CLANG_PACKAGES)
+
+.PHONY: race-setup
+race-setup:
+	@vmtest/install $(RACE_PACKAGES)
 
 .PHONY: vm-setup
 vm-setup: vm-packages

@@ -27,6 +27,8 @@ func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writ
 // It returns nil after Shut, when all is handed over, those that waited included; else
 // the error of the sink, of the magazine, or that of the context. Call it once.
 func (n *Namespace) Read(ctx context.Context, sink Sink) error {
+	n.reading.Lock()
+	defer n.reading.Unlock()
 	n.joiner.sink = sink
 	for {
 		got, err := n.magazine.ReadBatch(n.take)
@@ -86,11 +88,14 @@ type Totals struct {
 }
 
 // Totals returns the account as it stands. It balances (Err is nil) when no event
-// is under way and everything is read.
+// is under way and everything is read. After Close it is that of the end.
 func (n *Namespace) Totals() Totals {
+	balance := n.balance()
+	n.life.RLock()
+	defer n.life.RUnlock()
 	s := n.state
 	return Totals{
-		Balance:       n.balance(),
+		Balance:       balance,
 		Written:       n.written.Load(),
 		Unreadable:    n.unreadable.Load(),
 		Cut:           atomic.LoadUint64(&s.Cut),
@@ -109,6 +114,8 @@ func (n *Namespace) Totals() Totals {
 
 // balance is the part of the account that has to balance.
 func (n *Namespace) balance() ringbuf.Balance {
+	n.life.RLock()
+	defer n.life.RUnlock()
 	refused := make([]ringbuf.Refusal, len(bpf.Refusals))
 	for i, name := range bpf.Refusals {
 		refused[i] = ringbuf.Refusal{Name: name, Count: atomic.LoadUint64(&n.state.Refused[i])}

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -69,23 +70,36 @@ const (
 
 // Namespace is one modeling namespace and its keeper. New makes it, Start puts a
 // task into it, Export reads it, Shut ends the modeling and Close gives everything
-// back. One goroutine may be in Export; the other methods may be called from
-// anywhere.
+// back. One goroutine may be in Export or Read; the other methods may be called from
+// anywhere, Totals and Tasks also after Close.
 type Namespace struct {
 	engine   *loader.Engine
 	config   Config
 	slot     uint32
 	id       uint64
-	state    *bpf.Namespace // the kernel's own memory
 	maps     []*ebpf.Map
-	magazine *ringbuf.Magazine
+	magazine magazine
 	ledger   *ringbuf.Ledger
 	digests  *digest.Cache
 	joiner   *joiner
 
+	reading sync.Mutex // held while Read runs
+	life    sync.RWMutex
+	state   *bpf.Namespace // the kernel's own memory; after Close a copy. life guards it
+	release func() error   // gives the slot back; nil: there is none. life guards it
+
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
 	written    atomic.Uint64
 	unreadable atomic.Uint64
+}
+
+// magazine is where the records come from: ringbuf.Magazine.
+type magazine interface {
+	ReadBatch(fn func(record []byte) error) (n int, err error)
+	Wait(timeout time.Duration) error
+	Wake()
+	Drained() bool
+	Close() error
 }
 
 var (
@@ -134,10 +148,12 @@ func (n *Namespace) make() error {
 	if err != nil {
 		return err
 	}
-	if n.magazine, err = ringbuf.Open(magazine); err != nil {
+	ring, err := ringbuf.Open(magazine)
+	if err != nil {
 		return err
 	}
-	n.ledger = ringbuf.NewLedger(n.magazine.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
+	n.magazine = ring
+	n.ledger = ringbuf.NewLedger(ring.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
 	if err := n.takeSlot(); err != nil {
 		return err
 	}
@@ -181,7 +197,7 @@ func (n *Namespace) takeSlot() error {
 		slot := lastSlot.Add(1)%(slots-1) + 1
 		state := n.engine.Namespace(slot)
 		if atomic.CompareAndSwapUint64(&state.Id, 0, n.id) {
-			n.slot, n.state = slot, state
+			n.slot, n.state, n.release = slot, state, n.releaseSlot
 			return nil
 		}
 	}
@@ -215,40 +231,61 @@ func (n *Namespace) AdoptHost() error {
 	return n.engine.SetRoot(n.slot)
 }
 
-// Tasks returns how many tasks are in the namespace now.
-func (n *Namespace) Tasks() uint64 { return atomic.LoadUint64(&n.state.Tasks) }
+// Tasks returns how many tasks are in the namespace now; after Close, how many were.
+func (n *Namespace) Tasks() uint64 {
+	n.life.RLock()
+	defer n.life.RUnlock()
+	return atomic.LoadUint64(&n.state.Tasks)
+}
 
 // Shut ends the modeling: tasks that are left run on and raise no more events.
 // Export writes what was raised before, and returns.
 func (n *Namespace) Shut() {
+	n.life.RLock()
+	defer n.life.RUnlock()
 	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
 		atomic.OrUint32(&n.state.Flags, bpf.NamespaceClosed)
 		n.magazine.Wake()
 	}
 }
 
-// Close gives the slot, the maps and the digest workers back. Nobody may be in
-// Export; what it did not read is gone.
+// Close gives the slot, the maps and the digest workers back. It ends an Export that is
+// under way, with ringbuf.ErrClosed, and waits for it; what that did not read is gone.
+// It cannot interrupt a write or a sink.
 func (n *Namespace) Close() error {
 	var errs []error
-	if n.state != nil {
-		n.Shut()
-		for _, name := range []string{"magazines", "creations"} {
-			if err := n.engine.Map(name).Delete(n.slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				errs = append(errs, fmt.Errorf("map %s: %w", name, err))
-			}
-		}
-		atomic.StoreUint64(&n.state.Id, 0)
-		n.state = nil
-	}
 	if n.magazine != nil {
+		if n.release != nil {
+			n.Shut()
+		}
 		errs = append(errs, n.magazine.Close())
+	}
+	n.reading.Lock()
+	defer n.reading.Unlock()
+	n.life.Lock()
+	defer n.life.Unlock()
+	if n.release != nil {
+		last := *n.state
+		errs = append(errs, n.release())
+		n.state, n.release = &last, nil
 	}
 	for _, m := range n.maps {
 		errs = append(errs, m.Close())
 	}
 	n.maps = nil
 	n.digests.Close()
+	return errors.Join(errs...)
+}
+
+// releaseSlot undoes takeSlot and what was put there.
+func (n *Namespace) releaseSlot() error {
+	var errs []error
+	for _, name := range []string{"magazines", "creations"} {
+		if err := n.engine.Map(name).Delete(n.slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
+		}
+	}
+	atomic.StoreUint64(&n.state.Id, 0)
 	return errors.Join(errs...)
 }
 

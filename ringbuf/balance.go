@@ -27,15 +27,17 @@ type Balance struct {
 
 // Balance draws up the account. raised and refused come from the counters of the
 // kernel half. While events are under way they are ahead of the ledger; the account
-// is meant for when no task is modeled any more and the magazine is drained. One
-// goroutine, that of the ledger.
+// is meant for when no task is modeled any more and the magazine is drained. Any
+// goroutine.
 func (l *Ledger) Balance(raised uint64, refused []Refusal) Balance {
-	b := Balance{Raised: raised, Delivered: l.Delivered(), Lost: l.Lost(), Refused: refused}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := Balance{Raised: raised, Delivered: l.delivered, Lost: l.lost, Refused: refused}
 	numbered := uint64(0) // what is not refused got a number
 	if sum := b.refused(); sum < raised {
 		numbered = raised - sum
 	}
-	b.Missing = l.Missing(numbered)
+	b.Missing = l.missing(numbered)
 	return b
 }
 

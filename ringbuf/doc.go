@@ -27,7 +27,7 @@
 // A Magazine has one reading goroutine at a time. Another goroutine may be in
 // Wait meanwhile; Wake, Used, Drained, Size and Close may be called from
 // anywhere, Close alone not from inside the function given to ReadBatch. A
-// Ledger belongs to the reader; its counters may be read from anywhere.
+// Ledger is booked by the reader, and may be asked from anywhere.
 //
 // # Waking
 //

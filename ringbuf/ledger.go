@@ -8,7 +8,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"sync/atomic"
+	"sync"
 )
 
 // DefaultWindow is the window of a Ledger if nothing else is asked for: numbers
@@ -43,18 +43,19 @@ func (r Range) String() string {
 // numbers them 1, 2, 3 and so on after their reservation succeeded; the ledger
 // holds that each number is seen once, in whatever order.
 //
-// It belongs to the goroutine that reads; Delivered and Lost alone may be called
-// from others. Make it with NewLedger.
+// One goroutine books, that which reads; all methods may be called from any. Make it
+// with NewLedger.
 type Ledger struct {
-	done   uint64   // each number up to here is delivered or declared lost
-	top    uint64   // highest number seen, at least done
-	window []uint64 // one bit for each number in (done, done+size] seen already
-	size   uint64   // of the window, in numbers; a power of two
+	mu     sync.Mutex // of all below; nobody holds it for long
+	done   uint64     // each number up to here is delivered or declared lost
+	top    uint64     // highest number seen, at least done
+	window []uint64   // one bit for each number in (done, done+size] seen already
+	size   uint64     // of the window, in numbers; a power of two
 
 	gaps      []Range // numbers declared lost, rising
 	unlisted  uint64  // numbers declared lost that are not in gaps
-	delivered atomic.Uint64
-	lost      atomic.Uint64
+	delivered uint64
+	lost      uint64
 }
 
 // NewLedger returns a ledger that waits for numbers out of order by less than
@@ -66,9 +67,9 @@ func NewLedger(window int, earlier uint64) *Ledger {
 		window = DefaultWindow
 	}
 	size := max(uint64(64), 1<<bits.Len64(uint64(window-1)))
-	l := &Ledger{done: earlier, top: earlier, window: make([]uint64, size/64), size: size}
-	l.delivered.Store(earlier)
-	return l
+	return &Ledger{
+		done: earlier, top: earlier, window: make([]uint64, size/64), size: size, delivered: earlier,
+	}
 }
 
 // Saw books the number of a record that was delivered. In order it takes a few
@@ -80,9 +81,11 @@ func NewLedger(window int, earlier uint64) *Ledger {
 // 0): nothing was booked. When more than 1024 ranges were lost, a late number may
 // be taken for a duplicate.
 func (l *Ledger) Saw(number uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if number == l.done+1 && l.top == l.done {
 		l.done, l.top = number, number
-		l.delivered.Add(1)
+		l.delivered++
 		return nil
 	}
 	if number == 0 {
@@ -100,7 +103,7 @@ func (l *Ledger) Saw(number uint64) error {
 	}
 	l.window[number%l.size/64] |= 1 << (number % 64)
 	l.top = max(l.top, number)
-	l.delivered.Add(1)
+	l.delivered++
 	for l.done < l.top && l.take(l.done+1) {
 		l.done++
 	}
@@ -123,7 +126,7 @@ func (l *Ledger) take(number uint64) bool {
 // up to there is lost. It looks at each number of the window once, however far it
 // moves: everything above top is missing.
 func (l *Ledger) settle(number, to uint64) error {
-	before := l.lost.Load()
+	before := l.lost
 	first, last := uint64(0), uint64(0)
 	for l.done < to {
 		missing := Range{l.done + 1, l.done + 1}
@@ -149,12 +152,12 @@ func (l *Ledger) settle(number, to uint64) error {
 		return nil
 	}
 	return fmt.Errorf("book record number %d: give up %d numbers between %d and %d: %w",
-		number, l.lost.Load()-before, first, last, ErrGap)
+		number, l.lost-before, first, last, ErrGap)
 }
 
 // lose declares a range lost that is above all others.
 func (l *Ledger) lose(r Range) {
-	l.lost.Add(r.Count())
+	l.lost += r.Count()
 	if n := len(l.gaps); n > 0 && l.gaps[n-1].Last+1 == r.First {
 		l.gaps[n-1].Last = r.Last
 		return
@@ -190,23 +193,22 @@ func (l *Ledger) sawSettled(number uint64) error {
 			l.unlisted += above.Count()
 		}
 	}
-	l.lost.Add(^uint64(0)) // minus one
-	l.delivered.Add(1)
+	l.lost--
+	l.delivered++
 	return fmt.Errorf("book record number %d: %w", number, ErrLate)
 }
-
-// Delivered returns how many numbers were delivered, those of earlier readers
-// included. Safe from any goroutine.
-func (l *Ledger) Delivered() uint64 { return l.delivered.Load() }
-
-// Lost returns how many numbers were declared lost. Safe from any goroutine.
-func (l *Ledger) Lost() uint64 { return l.lost.Load() }
 
 // Missing returns the numbers that were not delivered, rising: those declared lost
 // and those that may still come, up to last, the last number that the kernel half
 // gave. With a last of 0 it goes up to the highest number seen. Of the numbers
-// declared lost it knows the first 1024 ranges; Lost counts all.
+// declared lost it knows the first 1024 ranges.
 func (l *Ledger) Missing(last uint64) []Range {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.missing(last)
+}
+
+func (l *Ledger) missing(last uint64) []Range {
 	missing := slices.Clone(l.gaps)
 	add := func(r Range) {
 		if n := len(missing); n > 0 && missing[n-1].Last+1 == r.First {

@@ -64,9 +64,9 @@ func TestLedger(t *testing.T) {
 					t.Errorf("%q does not name number %d", err, step.number)
 				}
 			}
-			if l.Delivered() != test.delivered || l.Lost() != test.lost {
+			if l.delivered != test.delivered || l.lost != test.lost {
 				t.Errorf("delivered %d, lost %d, want %d, %d",
-					l.Delivered(), l.Lost(), test.delivered, test.lost)
+					l.delivered, l.lost, test.delivered, test.lost)
 			}
 			if diff := cmp.Diff(test.missing, l.Missing(test.last)); diff != "" {
 				t.Errorf("missing (-want +got):\n%s", diff)
@@ -93,8 +93,8 @@ func TestLedgerListBounded(t *testing.T) {
 		_ = l.Saw(number)
 	}
 	_ = l.Saw(2*count + 64)
-	if l.Lost() != count {
-		t.Errorf("lost %d, want %d", l.Lost(), count)
+	if l.lost != count {
+		t.Errorf("lost %d, want %d", l.lost, count)
 	}
 	if len(l.gaps) > maxGaps {
 		t.Errorf("%d ranges listed", len(l.gaps))
@@ -265,9 +265,9 @@ func FuzzLedger(f *testing.F) {
 				t.Fatalf("Saw(%d) = %v, want %v", number, got, want)
 			}
 		}
-		if l.Delivered() != uint64(len(m.delivered)) || l.Lost() != uint64(len(m.lost)) {
+		if l.delivered != uint64(len(m.delivered)) || l.lost != uint64(len(m.lost)) {
 			t.Fatalf("delivered %d, lost %d, want %d, %d",
-				l.Delivered(), l.Lost(), len(m.delivered), len(m.lost))
+				l.delivered, l.lost, len(m.delivered), len(m.lost))
 		}
 		if diff := cmp.Diff(m.missing(m.top+5), l.Missing(m.top+5)); diff != "" {
 			t.Fatalf("missing (-want +got):\n%s", diff)
@@ -289,8 +289,8 @@ func TestLedgerShuffled(t *testing.T) {
 	for _, number := range numbers {
 		check(t, l.Saw(number))
 	}
-	if missing := l.Missing(100_000); l.Delivered() != 100_000 || missing != nil {
-		t.Errorf("delivered %d, missing %v", l.Delivered(), missing)
+	if missing := l.Missing(100_000); l.delivered != 100_000 || missing != nil {
+		t.Errorf("delivered %d, missing %v", l.delivered, missing)
 	}
 }
 
@@ -313,5 +313,31 @@ func BenchmarkLedger(b *testing.B) {
 	for b.Loop() {
 		number++
 		_ = l.Saw(number)
+	}
+}
+
+// TestAskedMeanwhile: the account may be drawn up while records are booked; the race
+// detector watches.
+func TestAskedMeanwhile(t *testing.T) {
+	const records = 10_000
+	l := NewLedger(64, 0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range uint64(records) {
+			if err := l.Saw((i ^ 1) + 1); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		if b := l.Balance(records, nil); b.Delivered > records || b.Lost > 0 {
+			t.Fatalf("the account is %v", b)
+		}
 	}
 }

@@ -235,15 +235,15 @@ func TestWaitMissesNothing(t *testing.T) {
 		producers.Go(func() { produce(s, seed, &numbers, count) })
 	}
 	ledger := NewLedger(m.Window(16), 0)
-	for ledger.Delivered() < count {
+	for ledger.delivered < count {
 		if _, err := m.ReadBatch(booker(ledger)); err != nil {
 			t.Fatal(err)
 		}
-		if ledger.Delivered() >= count {
+		if ledger.delivered >= count {
 			break
 		}
 		if err := m.Wait(patience); err != nil {
-			t.Fatalf("after %d records, %d bytes unread: %v", ledger.Delivered(), m.Used(), err)
+			t.Fatalf("after %d records, %d bytes unread: %v", ledger.delivered, m.Used(), err)
 		}
 	}
 	producers.Wait()

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package namespace
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/digest"
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
+	"github.com/tsem-bpf/tsem-bpf/ringbuf"
+)
+
+// enough is a time that only a defect uses up.
+const enough = 30 * time.Second
+
+// memory is a magazine in memory. Its records come from any goroutine.
+type memory struct {
+	mu      sync.Mutex
+	records [][]byte
+	closed  bool
+	wake    chan struct{}
+}
+
+func (m *memory) put(record []byte) {
+	m.mu.Lock()
+	m.records = append(m.records, record)
+	m.mu.Unlock()
+	m.Wake()
+}
+
+func (m *memory) ReadBatch(fn func(record []byte) error) (n int, err error) {
+	m.mu.Lock()
+	records, closed := m.records, m.closed
+	m.records = nil
+	m.mu.Unlock()
+	if closed {
+		return 0, ringbuf.ErrClosed
+	}
+	for i, r := range records {
+		if err := fn(r); err != nil {
+			return i + 1, err
+		}
+		clear(r)
+	}
+	return len(records), nil
+}
+
+func (m *memory) Wait(timeout time.Duration) error {
+	select {
+	case <-m.wake:
+		return nil
+	case <-time.After(timeout):
+		return os.ErrDeadlineExceeded
+	}
+}
+
+func (m *memory) Wake() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *memory) Drained() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.records) == 0
+}
+
+func (m *memory) Close() error {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.Wake()
+	return nil
+}
+
+// newNamespace returns a namespace without a kernel half, whose files are read by d.
+func newNamespace(t *testing.T, d digests) (*Namespace, *memory) {
+	t.Helper()
+	m := &memory{wake: make(chan struct{}, 1)}
+	n := &Namespace{
+		config:   Config{Digest: crypto.SHA256},
+		state:    new(bpf.Namespace),
+		magazine: m,
+		ledger:   ringbuf.NewLedger(0, 0),
+		digests:  digest.New(),
+	}
+	if d == nil {
+		d = n.digests
+	}
+	n.joiner = newJoiner(crypto.SHA256, d, m.Wake)
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n, m
+}
+
+// raise puts an event into the magazine, as the kernel half does.
+func raise(n *Namespace, m *memory, b *eventtest.Builder) {
+	b.Number = atomic.AddUint64(&n.state.Raised, 1)
+	m.put(b.Record())
+}
+
+func capable() *eventtest.Builder {
+	return (&eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2}}).Scalar(21).Scalar(0)
+}
+
+// output is a writer that says which numbers came, in turn.
+type output struct{ numbers chan string }
+
+func (o output) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		var record struct{ Event struct{ Number string } }
+		if err := json.Unmarshal(line, &record); err != nil {
+			return 0, err
+		}
+		o.numbers <- record.Event.Number
+	}
+	return len(p), nil
+}
+
+func (o output) want(t *testing.T, number string) {
+	t.Helper()
+	select {
+	case got := <-o.numbers:
+		if got != number {
+			t.Errorf("number %s was written, want %s", got, number)
+		}
+	case <-time.After(enough):
+		t.Errorf("number %s was not written", number)
+	}
+}
+
+// silent is a source of digests that never answers.
+type silent struct{}
+
+func (silent) Kept(*digest.Request) (event.Digest, bool) { return event.Digest{}, false }
+
+func (silent) Ask(digest.Request, func(event.Digest)) func() { return func() {} }
+
+// While a file hangs the events behind it are written. At the end the one that waits for
+// it is written, too, and the account balances; it may be asked for at any time.
+func TestExportGoesOn(t *testing.T) {
+	n, m := newNamespace(t, silent{})
+	var clock atomic.Int64
+	n.joiner.now = func() time.Time { return time.Unix(0, clock.Load()) }
+	out, exported := output{make(chan string, 16)}, make(chan error, 1)
+	go func() { exported <- n.Export(context.Background(), event.Current, out) }()
+
+	raise(n, m, addFile(&eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}, "/hangs"))
+	for _, number := range []string{"2", "3", "4"} {
+		raise(n, m, capable())
+		out.want(t, number)
+		if totals := n.Totals(); totals.Raised < totals.Delivered || totals.Written > totals.Delivered {
+			t.Errorf("the account is %v", totals)
+		}
+	}
+	n.Shut()
+	clock.Store(int64(digestWait))
+	m.Wake()
+	out.want(t, "1")
+	if err := <-exported; err != nil {
+		t.Error(err)
+	}
+	if totals := n.Totals(); !totals.Complete() || totals.Late != 1 || totals.Written != 4 {
+		t.Errorf("not complete: %+v", totals)
+	}
+}
+
+// A real file is read beside the reading of events, and its digest comes home.
+func TestExportWithFile(t *testing.T) {
+	n, m := newNamespace(t, nil)
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	raise(n, m, (&eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}).File(0, 1, [32]byte{}).
+		Inode(eventtest.InodeCell{
+			Mode: st.Mode, DevMajor: unix.Major(st.Dev), DevMinor: unix.Minor(st.Dev), Ino: st.Ino, Size: uint64(st.Size),
+			CtimeSec: uint64(st.Ctim.Sec), CtimeNsec: uint64(st.Ctim.Nsec),
+		}).Path(eventtest.PathCell{Text: path}))
+	n.Shut()
+	if err := n.Export(context.Background(), event.Current, &out); err != nil {
+		t.Fatal(err)
+	}
+	// The digest of "content".
+	const want = `"digest": "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"}`
+	if !bytes.Contains(out.Bytes(), []byte(want)) {
+		t.Errorf("no %s in %s", want, out.String())
+	}
+}
+
+// Close ends an export that is under way, and the account can be asked for during it
+// and afterwards.
+func TestCloseWhileExporting(t *testing.T) {
+	n, m := newNamespace(t, silent{})
+	out, exported := output{make(chan string, 1)}, make(chan error, 1)
+	go func() { exported <- n.Export(context.Background(), event.Current, out) }()
+	raise(n, m, capable())
+	out.want(t, "1")
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		for range 1000 {
+			n.Totals()
+			n.Tasks()
+		}
+	}()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-exported; !errors.Is(err, ringbuf.ErrClosed) {
+		t.Errorf("Export returned %v", err)
+	}
+	<-asked
+	if totals := n.Totals(); totals.Raised != 1 || totals.Written != 1 {
+		t.Errorf("after the end the account is %v", totals)
+	}
+	if err := n.Close(); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+}

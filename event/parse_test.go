@@ -97,6 +97,22 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// TestNumberOf: the number of a record outlives what is wrong behind the header.
+func TestNumberOf(t *testing.T) {
+	raw := capable().Record()
+	raw[sizeRecord] = 99
+	if number, ok := NumberOf(raw); number != 1 || !ok {
+		t.Errorf("number %d, %v", number, ok)
+	}
+	if _, ok := NumberOf(raw[:sizeRecord-1]); ok {
+		t.Error("half a header has a number")
+	}
+	raw[offRecordVersion]++
+	if _, ok := NumberOf(raw); ok {
+		t.Error("another version has a number")
+	}
+}
+
 // TestCellErrors: the same, of cells.
 func TestCellErrors(t *testing.T) {
 	at := func(raw []byte, at int, value byte) []byte {

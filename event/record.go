@@ -133,6 +133,16 @@ func Parse(raw []byte) (Record, error) {
 	return r, nil
 }
 
+// NumberOf returns the number of a record that Parse refused, 0 if it was none of an
+// event. It is false if not even the header can be read: the record is shorter than
+// that, or of another version.
+func NumberOf(raw []byte) (number uint64, readable bool) {
+	if len(raw) < sizeRecord || native.Uint16(raw[offRecordVersion:]) != recordVersion {
+		return 0, false
+	}
+	return native.Uint64(raw[offRecordNumber:]), true
+}
+
 // check walks the cells as an encoder will.
 func (r *Record) check() error {
 	w := cells{rest: r.raw[sizeRecord:]}

@@ -4,6 +4,7 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -52,20 +53,31 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 	}
 }
 
-// take takes one record from the magazine.
+// take takes one record from the magazine. One that cannot be read, or that has the
+// number of another one, is counted; it does not stop the others. A gap in the numbers
+// stands in the account, by name.
 func (n *Namespace) take(raw []byte) error {
 	r, err := event.Parse(raw)
 	if err != nil {
-		// Counted, and seen by its number as a gap.
+		n.unreadable.Add(1)
+		if number, readable := event.NumberOf(raw); !readable {
+			n.ledger.SawNameless()
+		} else if number != 0 {
+			n.book(number)
+		}
+		return nil
+	}
+	if r.Kind() != event.KindExec && !n.book(r.Number()) {
 		n.unreadable.Add(1)
 		return nil
 	}
-	if r.Kind() != event.KindExec {
-		if err := n.ledger.Saw(r.Number()); err != nil {
-			return err
-		}
-	}
 	return n.joiner.take(&r)
+}
+
+// book books the number of an event, and says whether it is the first with that number.
+func (n *Namespace) book(number uint64) bool {
+	err := n.ledger.Saw(number)
+	return !errors.Is(err, ringbuf.ErrDuplicate) && !errors.Is(err, ringbuf.ErrNumber)
 }
 
 // Totals is the account of a namespace.
@@ -73,7 +85,7 @@ type Totals struct {
 	ringbuf.Balance
 
 	Written       uint64 // lines that the writer took
-	Unreadable    uint64 // records that could not be decoded: a defect, or a foreign kernel half
+	Unreadable    uint64 // records that could not be decoded or placed: a defect, or a foreign kernel half
 	Cut           uint64 // events with a text that is not complete
 	Waited        uint64 // events that waited for room in the magazine
 	Tasks         uint64 // tasks in the namespace now

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -181,6 +182,69 @@ func TestExportGoesOn(t *testing.T) {
 	}
 	if totals := n.Totals(); !totals.Complete() || totals.Late != 1 || totals.Written != 4 {
 		t.Errorf("not complete: %+v", totals)
+	}
+}
+
+// Records that cannot be read are accounted for, and those behind them are written.
+func TestUnreadable(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil func(raw []byte) []byte
+		says  string
+	}{
+		"cell":     {func(raw []byte) []byte { raw[160] = 99; return raw }, "200 events raised: 200 delivered, 0 refused, 1 unreadable; "},
+		"header":   {func(raw []byte) []byte { return raw[:100] }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2, 1 unreadable; "},
+		"version":  {func(raw []byte) []byte { raw[4]++; return raw }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2, 1 unreadable; "},
+		"repeated": {func(raw []byte) []byte { raw[16] = 1; return raw }, "200 events raised: 199 delivered, 0 refused, 1 unaccounted for, missing numbers 2, 1 unreadable; "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, m := newNamespace(t, nil)
+			for number := uint64(1); number <= 200; number++ {
+				b := capable()
+				b.Number = number
+				raw := b.Record()
+				if number == 2 {
+					raw = test.spoil(raw)
+				}
+				m.put(raw)
+			}
+			n.state.Raised = 200
+			var out bytes.Buffer
+			n.Shut()
+			n.shut.Add(-int64(endWait)) // what is missing will not come
+			if err := n.Export(context.Background(), event.Current, &out); err != nil {
+				t.Fatal(err)
+			}
+			totals := n.Totals()
+			if got := bytes.Count(out.Bytes(), []byte("\n")); got != 199 || totals.Written != 199 {
+				t.Errorf("%d lines, %d written; want 199", got, totals.Written)
+			}
+			if !strings.HasPrefix(totals.String(), test.says) || totals.Complete() {
+				t.Errorf("%v, complete: %v; want %s", totals, totals.Complete(), test.says)
+			}
+		})
+	}
+}
+
+// A number that never comes is given up, by name, and ends nothing.
+func TestGap(t *testing.T) {
+	n, m := newNamespace(t, nil)
+	n.ledger = ringbuf.NewLedger(64, 0)
+	for number := uint64(1); number <= 200; number++ {
+		b := capable()
+		b.Number = number
+		if number != 7 {
+			m.put(b.Record())
+		}
+	}
+	n.state.Raised = 200
+	var out bytes.Buffer
+	n.Shut()
+	if err := n.Export(context.Background(), event.Current, &out); err != nil {
+		t.Fatal(err)
+	}
+	totals := n.Totals()
+	if totals.Written != 199 || totals.Lost != 1 || totals.Err() != nil || totals.Complete() {
+		t.Errorf("%d written, %d lost, %v, complete: %v", totals.Written, totals.Lost, totals.Err(), totals.Complete())
 	}
 }
 

@@ -21,6 +21,7 @@ type Balance struct {
 	Raised    uint64    // events counted by the kernel half when they began
 	Delivered uint64    // records seen by the ledger
 	Lost      uint64    // numbers that the ledger declared lost
+	Nameless  uint64    // records whose number could not be read: so many may be missing
 	Refused   []Refusal // by reason; these have no number
 	Missing   []Range   // numbers that did not come, lost ones included
 }
@@ -32,7 +33,7 @@ type Balance struct {
 func (l *Ledger) Balance(raised uint64, refused []Refusal) Balance {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := Balance{Raised: raised, Delivered: l.delivered, Lost: l.lost, Refused: refused}
+	b := Balance{Raised: raised, Delivered: l.delivered, Lost: l.lost, Nameless: l.nameless, Refused: refused}
 	numbered := uint64(0) // what is not refused got a number
 	if sum := b.refused(); sum < raised {
 		numbered = raised - sum
@@ -49,11 +50,11 @@ func (b *Balance) refused() (sum uint64) {
 }
 
 // Err returns nil if the account balances: raised is the sum of delivered, refused
-// and lost. Otherwise the error is ErrUnbalanced with every term in its text. Lost
+// and lost, but for as many as came without a number. Otherwise the error is ErrUnbalanced with every term in its text. Lost
 // numbers are no error here, they are accounted for; look at Lost.
 func (b Balance) Err() error {
 	sum := b.Delivered + b.refused() + b.Lost
-	if sum == b.Raised {
+	if sum <= b.Raised && b.Raised-sum <= b.Nameless {
 		return nil
 	}
 	return fmt.Errorf("balance %s raised with %d delivered + %s + %s = %d%s: %w",
@@ -72,7 +73,13 @@ func (b Balance) String() string {
 	}
 	switch sum := b.Delivered + b.refused() + b.Lost; {
 	case sum < b.Raised:
-		fmt.Fprintf(&s, ", %d unaccounted for", b.Raised-sum)
+		nameless := min(b.Raised-sum, b.Nameless)
+		if nameless > 0 {
+			fmt.Fprintf(&s, ", %d without a number that could be read", nameless)
+		}
+		if left := b.Raised - sum - nameless; left > 0 {
+			fmt.Fprintf(&s, ", %d unaccounted for", left)
+		}
 	case sum > b.Raised:
 		fmt.Fprintf(&s, ", %d too many", sum-b.Raised)
 	}

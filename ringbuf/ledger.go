@@ -56,6 +56,7 @@ type Ledger struct {
 	unlisted  uint64  // numbers declared lost that are not in gaps
 	delivered uint64
 	lost      uint64
+	nameless  uint64 // records without a number that could be read
 }
 
 // NewLedger returns a ledger that waits for numbers out of order by less than
@@ -108,6 +109,14 @@ func (l *Ledger) Saw(number uint64) error {
 		l.done++
 	}
 	return err
+}
+
+// SawNameless books a record whose number cannot be read. That number stays missing,
+// and the account knows that so many may.
+func (l *Ledger) SawNameless() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nameless++
 }
 
 // has says whether a number in the window was seen.

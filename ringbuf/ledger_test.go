@@ -341,3 +341,30 @@ func TestAskedMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// TestNameless: a record whose number cannot be read is accounted for, one that did not
+// come is not.
+func TestNameless(t *testing.T) {
+	l := NewLedger(64, 0)
+	for _, number := range []uint64{1, 3} {
+		if err := l.Saw(number); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.SawNameless()
+	if b := l.Balance(3, nil); b.Err() != nil ||
+		b.String() != "3 events raised: 2 delivered, 0 refused, 1 without a number that could be read, missing numbers 2" {
+		t.Errorf("%v: %v", b, b.Err())
+	}
+	if b := l.Balance(4, nil); !errors.Is(b.Err(), ErrUnbalanced) ||
+		b.String() != "4 events raised: 2 delivered, 0 refused, 1 without a number that could be read, 1 unaccounted for, missing numbers 2 4" {
+		t.Errorf("%v: %v", b, b.Err())
+	}
+	// When its number is given up it is lost, by name, and not counted twice.
+	if err := l.Saw(70); !errors.Is(err, ErrGap) {
+		t.Errorf("number 70: %v", err)
+	}
+	if b := l.Balance(70, nil); b.Lost == 0 || b.Delivered+b.Lost > b.Raised {
+		t.Errorf("%v", b)
+	}
+}

@@ -87,7 +87,7 @@ cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by inst
 cost-test-%: vm-setup
 	@mkdir -p build/tmp
 	GOTMPDIR=$(CURDIR)/build/tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
-		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 300 --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
 
 .PHONY: runner-test
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.

@@ -101,7 +101,7 @@ func plain(dir string) string { return dir + "/plain" }
 var acts = map[string]act{
 	"cost": func(dir string, know func(string, string, ...any)) func() {
 		// The median duration of a call, in ns.
-		const rounds, calls = 201, 50 // short rounds: most have no tick of the clock in them
+		const rounds, calls = 101, 20 // short rounds: most have no tick of the clock in them
 		measure := func(name string, do func()) {
 			var all []float64
 			for range rounds {
@@ -116,6 +116,12 @@ var acts = map[string]act{
 		}
 		return func() {
 			measure("open+close", func() { must(unix.Close(open(plain(dir), unix.O_RDONLY, 0))) })
+			measure("stat", func() { must(unix.Stat(plain(dir), new(unix.Stat_t))) })
+			measure("rename there and back", func() {
+				must(unix.Rename(plain(dir), dir+"/other"))
+				must(unix.Rename(dir+"/other", plain(dir)))
+			})
+			measure("kill", func() { must(unix.Kill(unix.Getpid(), markSignal)) })
 			measure("getppid", func() { unix.Getppid() })
 		}
 	},

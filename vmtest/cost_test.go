@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+// exact skips a test of durations where they mean nothing. The clock of an emulated
+// machine says more of its host; one that counts instructions can be relied on.
+func exact(t *testing.T) {
+	t.Helper()
+	if os.Getenv("TSEM_EXACT") == "" {
+		t.Skip("make cost-test runs this where the clock counts instructions")
+	}
+}
+
+// costs are durations of an operation in ns, by its name.
+type costs map[string]float64
+
+// costOf returns the lowest of what several new processes measured: a process is
+// slower by some percent where its memory and its files' lie badly.
+func costOf(t *testing.T, run func(*exec.Cmd) ([]byte, error)) costs {
+	t.Helper()
+	time.Sleep(5 * time.Second) // what attaching and detaching left to do is done
+	lowest := make(costs)
+	for range 5 {
+		out, err := run(actorCommand("cost"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f facts
+		if err := json.Unmarshal(out, &f); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range f.Values {
+			ns, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lowest[name] == 0 || ns < lowest[name] {
+				lowest[name] = ns
+			}
+		}
+	}
+	return lowest
+}
+
+// inNamespace runs a command in a namespace whose records are encoded and thrown away.
+func inNamespace(t *testing.T) func(*exec.Cmd) ([]byte, error) {
+	return func(cmd *exec.Cmd) ([]byte, error) {
+		n, err := namespace.New(engine, namespace.Config{})
+		if err != nil {
+			return nil, err
+		}
+		defer n.Close()
+		exported := make(chan error, 1)
+		go func() { exported <- n.Export(context.Background(), event.Current, io.Discard) }()
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		cmd.Stdout = w
+		err = n.Start(cmd)
+		w.Close()
+		if err != nil {
+			return nil, err
+		}
+		out, err := io.ReadAll(r)
+		if err != nil {
+			return nil, err
+		}
+		if err := cmd.Wait(); err != nil {
+			return nil, err
+		}
+		n.Shut()
+		if err := <-exported; err != nil {
+			return nil, err
+		}
+		if totals := n.Totals(); !totals.Complete() {
+			t.Error(totals)
+		}
+		return out, nil
+	}
+}
+
+// TestCallCost compares calls of a task that is not modeled, with all programs
+// attached and with none, and those of one that is.
+func TestCallCost(t *testing.T) {
+	exact(t)
+	folder(t, "cost")
+	plainly := (*exec.Cmd).Output
+	costOf(t, plainly) // what the kernel does at first use only
+	attached := costOf(t, plainly)
+	modeled := costOf(t, inNamespace(t))
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	without := costOf(t, plainly)
+	var err error
+	if engine, err = loader.Load(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("%-22s %12s %12s %12s   instructions for a call\n", "", "not attached", "not modeled", "modeled")
+	for _, name := range []string{"open+close", "stat", "rename there and back", "kill", "getppid"} {
+		fmt.Printf("%-22s %12.0f %12.0f %12.0f\n", name, without[name], attached[name], modeled[name])
+	}
+	for name, most := range map[string]float64{
+		// 5 % is the aim, and seen on 6.12 and 7.3. On 6.1 the same open scatters by
+		// more than 10 % (whether memory comes from a fast list or not). A lookup that
+		// grew with the tasks or namespaces would be far beyond this.
+		"open+close": 1.3,
+		"getppid":    1.01, // no program is on its way
+	} {
+		if ratio := attached[name] / without[name]; ratio > most {
+			t.Errorf("unmodeled %s: %.3f times as dear with programs attached, at most %.2f", name, ratio, most)
+		}
+	}
+}
+
+// TestStartCost says how long the first command waits for the kernel half, and what
+// memory that takes. It has no bound: the verifier's share has one of its own.
+func TestStartCost(t *testing.T) {
+	exact(t)
+	begin := time.Now()
+	cmd := exec.Command("tsem-bpf", "run", "-q", "-o", "/dev/null", "--", "true")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	fmt.Printf("tsem-bpf run -- true: %.1f s, resident memory of tsem-bpf at most %d MiB\n",
+		time.Since(begin).Seconds(), usage.Maxrss>>10)
+
+	n, err := namespace.New(engine, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := mapMemory(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("memory of all maps: %.1f MiB with one namespace", float64(with)/(1<<20))
+	eventually(t, "memory of a namespace is given back", true, func() bool { return mapMemory(t) < with })
+	fmt.Printf(", %.1f MiB without\n", float64(mapMemory(t))/(1<<20))
+}
+
+// mapMemory sums up what the kernel accounts to BPF maps, in bytes.
+func mapMemory(t *testing.T) (sum uint64) {
+	t.Helper()
+	out, err := exec.Command("bpftool", "-j", "map", "show").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []struct {
+		Bytes uint64 `json:"bytes_memlock"`
+	}
+	if err := json.Unmarshal(out, &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		sum += m.Bytes
+	}
+	return sum
+}

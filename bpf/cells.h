@@ -225,6 +225,35 @@ static __always_inline void cell_bytes(struct event *e, __u16 type, __u64 from, 
 	describe_bytes(e->buf, type, from, length);
 }
 
+/*
+ * A byte string of up to TSEM_VALUE_MAX; one in an event, which event_end_with_value
+ * ends. What has no room in the buffer goes into the magazine when the event ends: it
+ * must stay until then where it is.
+ */
+static __always_inline void cell_value(struct event *e, __u64 from, __u64 length)
+{
+	struct buffer *buf = e->buf;
+	struct tsem_cell *c;
+
+	if (length <= TSEM_TEXT_MAX) {
+		cell_bytes(e, TSEM_CELL_BYTES, from, length);
+		return;
+	}
+	c = cell_in(buf, TSEM_CELL_BYTES, 0);
+	if (!c)
+		return;
+	c--;
+	if (length > TSEM_VALUE_MAX) {
+		length = TSEM_VALUE_MAX;
+		c->flags = TSEM_CELL_CUT;
+		buf->head.cut++;
+	}
+	c->size = length;
+	buf->value = from;
+	buf->value_size = length;
+	buf->value_at = buf->used;
+}
+
 /* What is in buf->text, from `pos` on. */
 static __always_inline void text_append(struct buffer *buf, __u32 start, __u32 fixed, __u32 pos,
 					__u32 length)
@@ -243,7 +272,8 @@ SHARED int describe_string(struct buffer *buf, __u64 from)
 		cell_add(buf, TSEM_CELL_ABSENT, 0);
 		return 0;
 	}
-	length = bpf_probe_read_kernel_str(buf->text, TSEM_TEXT_MAX + 1, (void *)from);
+	/* One byte and a NUL more than what is not cut. */
+	length = bpf_probe_read_kernel_str(buf->text, TSEM_TEXT_MAX + 2, (void *)from);
 	if (length <= 0) {
 		buf->failed = 1;
 		return 0;

@@ -24,6 +24,8 @@ struct event {
 /* The kernel puts this much before each record, and rounds up to it. */
 #define RING_HEADER 8
 
+#define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
+
 /* How many tries for a free buffer: all of this CPU's, then some neighbours'. */
 #define BUFFER_TRIES (2 * BUFFERS_PER_CPU)
 
@@ -125,7 +127,7 @@ SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 	w.ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!w.ring)
 		return NO_BUFFER;
-	w.room = ns->magazine - ns->reserve - (sizeof(struct tsem_record) + CELLS_ROOM);
+	w.room = ns->magazine - ns->reserve - RECORD_MAX;
 	if (bpf_ringbuf_query(w.ring, BPF_RB_AVAIL_DATA) <= w.room) {
 		w.buffer = buffer_claim();
 		if (w.buffer != NO_BUFFER)
@@ -195,6 +197,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	buf->used = 0;
 	buf->slot = t->ns_slot;
 	buf->failed = 0;
+	buf->value_size = 0;
 	buf->user_ns = (__u64)wanted_user_ns(ns, task);
 	r = &buf->head;
 	r->version = TSEM_RECORD_VERSION;
@@ -246,11 +249,63 @@ static __always_inline bool event_begin(struct event *e, __u16 hook, __u8 kind)
 	return e->buf;
 }
 
-/* Puts the record into the magazine. Says whether it is there. */
-static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespace *ns)
+/* A record that has room in the magazine. */
+struct place {
+	struct bpf_dynptr record;
+	struct buffer *buf;
+};
+
+/*
+ * One piece of a large value, from where it is into the magazine. By way of the text,
+ * which nobody needs any more: a program cannot read into a dynptr before 6.10.
+ */
+static long value_step(__u32 i, struct place *p)
+{
+	struct buffer *buf = p->buf;
+	__u64 done = (__u64)i * TSEM_TEXT_MAX, length = buf->value_size - done;
+
+	if (done >= buf->value_size)
+		return 1;
+	barrier_var(length);
+	if (length > TSEM_TEXT_MAX)
+		length = TSEM_TEXT_MAX;
+	/* The zeros of the padding, before the bytes that may reach into them. */
+	((__u64 *)buf->text)[length / 8] = 0;
+	if (bpf_probe_read_kernel(buf->text, length, (void *)(buf->value + done))) {
+		buf->failed = 1;
+		return 1;
+	}
+	bpf_dynptr_write(&p->record, sizeof(struct tsem_record) + buf->value_at + done, buf->text,
+			 (length + 7) & ~7ULL, 0);
+	return 0;
+}
+
+/* The value, which takes `size` bytes with its padding, and the cells behind it. */
+static __always_inline void value_put(struct place *p, __u32 size)
+{
+	struct buffer *buf = p->buf;
+	__u64 at = buf->value_at, rest = buf->used - at;
+
+	bpf_loop(TSEM_VALUE_MAX / TSEM_TEXT_MAX, value_step, p, 0);
+	barrier_var(at);
+	barrier_var(rest);
+	if (at > CELLS_ROOM || rest > TSEM_TEXT_MAX) {
+		buf->failed = 1;
+		return;
+	}
+	bpf_dynptr_write(&p->record, sizeof(struct tsem_record) + at + size, &buf->cells[at], rest, 0);
+}
+
+/*
+ * Puts the record into the magazine. Says whether it is there. Only `with_value` looks
+ * for a large value, so that the other hooks need not be verified with it.
+ */
+static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespace *ns,
+					 bool with_value)
 {
 	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), slot = buf->slot;
-	struct bpf_dynptr place;
+	__u32 size = with_value ? (buf->value_size + 7) & ~7u : 0;
+	struct place p;
 	void *ring;
 
 	ring = bpf_map_lookup_elem(&magazines, &slot);
@@ -260,43 +315,65 @@ static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespa
 		return false;
 	/* What is left when a sleepable hook is done belongs to the atomic ones. */
 	if (buf->head.kind == TSEM_KIND_EVENT &&
-	    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) + length + RING_HEADER >
+	    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) + length + size + RING_HEADER >
 		    ns->magazine - ns->reserve)
 		return false;
-	if (bpf_ringbuf_reserve_dynptr(ring, length, 0, &place)) {
-		bpf_ringbuf_discard_dynptr(&place, 0);
+	if (bpf_ringbuf_reserve_dynptr(ring, length + size, 0, &p.record)) {
+		bpf_ringbuf_discard_dynptr(&p.record, 0);
 		return false;
 	}
-	buf->head.length = length;
+	buf->head.length = length + size;
+	if (with_value && size) {
+		p.buf = buf;
+		value_put(&p, size);
+		if (buf->failed) {
+			bpf_ringbuf_discard_dynptr(&p.record, 0);
+			return false;
+		}
+		/* What comes before it is left. */
+		length = sizeof(struct tsem_record) + (buf->value_at & (CELLS_ROOM - 1));
+	}
 	if (buf->head.kind != TSEM_KIND_EXEC)
 		buf->head.number = __sync_fetch_and_add(&ns->delivered, 1) + 1;
-	bpf_dynptr_write(&place, 0, &buf->head, length, 0);
-	bpf_ringbuf_submit_dynptr(&place, 0);
+	bpf_dynptr_write(&p.record, 0, &buf->head, length, 0);
+	bpf_ringbuf_submit_dynptr(&p.record, 0);
 	return true;
+}
+
+static __always_inline bool record_finish(struct buffer *buf, struct tsem_namespace *ns,
+					  bool with_value)
+{
+	bool there = !buf->failed && magazine_put(buf, ns, with_value);
+
+	if (!there)
+		lost(ns, buf->head.kind,
+		     buf->failed ? TSEM_REFUSED_DESCRIBE : TSEM_REFUSED_MAGAZINE_FULL);
+	else if (buf->head.cut)
+		__sync_fetch_and_add(&ns->cut, 1);
+	buffer_release(buf);
+	return there;
 }
 
 SHARED int record_end(struct buffer *buf, struct tsem_namespace *ns)
 {
-	bool there = false;
+	return buf && ns ? record_finish(buf, ns, false) : false;
+}
 
-	if (!buf || !ns)
-		return false;
-	if (buf->failed)
-		lost(ns, buf->head.kind, TSEM_REFUSED_DESCRIBE);
-	else if (!magazine_put(buf, ns))
-		lost(ns, buf->head.kind, TSEM_REFUSED_MAGAZINE_FULL);
-	else
-		there = true;
-	if (there && buf->head.cut)
-		__sync_fetch_and_add(&ns->cut, 1);
-	buffer_release(buf);
-	return there;
+SHARED int record_end_with_value(struct buffer *buf, struct tsem_namespace *ns)
+{
+	return buf && ns ? record_finish(buf, ns, true) : false;
 }
 
 /* Ends an event. Says whether its record is in the magazine. */
 static __always_inline bool event_end(struct event *e)
 {
 	return record_end(e->buf, e->ns);
+}
+
+/* The same of an event that has a cell_value. */
+static __always_inline bool event_end_with_value(struct event *e)
+{
+	return record_end_with_value(e->buf, e->ns);
 }
 
 #endif

@@ -253,6 +253,9 @@ struct buffer {
 	__u32 failed;		/* the event could not be described */
 	__u64 address;		/* see address_of */
 	__u64 user_ns;		/* whose ids are wanted; 0: the initial one */
+	__u64 value;		/* bytes that have no room here (see cell_value) */
+	__u32 value_size;	/* 0: there are none */
+	__u32 value_at;		/* where in the cells they belong */
 	struct id_search search;
 	struct walk walk;
 	struct tsem_record head;

@@ -25,10 +25,13 @@
 
 /*
  * PATH_MAX (4096, its NUL included) bounds every path name that the kernel
- * hands out; the other texts and byte strings get the same bound so that a
- * record of any hook fits the describe buffer.
+ * hands out; the other texts get the same bound so that a record of any hook fits
+ * the describe buffer.
  */
 #define TSEM_TEXT_MAX 4096
+
+/* XATTR_SIZE_MAX: the value of an extended attribute goes into the magazine whole. */
+#define TSEM_VALUE_MAX 65536
 
 enum tsem_hook {
 	TSEM_HOOK_NONE = 0,

@@ -14,14 +14,17 @@ import (
 )
 
 type tsemBuffer struct {
-	_       structs.HostLayout
-	Busy    uint32
-	Used    uint32
-	Slot    uint32
-	Failed  uint32
-	Address uint64
-	UserNs  uint64
-	Search  struct {
+	_         structs.HostLayout
+	Busy      uint32
+	Used      uint32
+	Slot      uint32
+	Failed    uint32
+	Address   uint64
+	UserNs    uint64
+	Value     uint64
+	ValueSize uint32
+	ValueAt   uint32
+	Search    struct {
 		_       structs.HostLayout
 		Extents uint64
 		Count   uint32

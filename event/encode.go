@@ -143,8 +143,12 @@ func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
 // Append appends a record as one line of JSON, line feed included, and returns the
 // extended buffer. d is the digest of the file that the record is about, if it is about
 // one. It does no I/O and never waits, and allocates nothing if there is room. The error
-// is ErrKind for KindExec, which is not an event.
+// is ErrKind for KindExec, which is not an event, and ErrCut in the dialect V3, which
+// could not tell that a text is not complete; nothing is appended then.
 func (e *Encoder) Append(dst []byte, r *Record, d Digest) ([]byte, error) {
+	if r.Cut() > 0 && e.dialect == V3 {
+		return dst, fmt.Errorf("%w: event %d, %s; the dialect current marks it", ErrCut, r.Number(), r.row.name)
+	}
 	e.record, e.cells, e.digest = *r, cells{rest: r.raw[sizeRecord:]}, d
 	switch r.Kind() {
 	case KindEvent:
@@ -187,7 +191,7 @@ func (e *Encoder) event(dst []byte) []byte {
 	dst = e.id(dst, `, "task_id": `, r.Identity())
 	dst = e.id(dst, `, "p_task_id": `, r.ParentIdentity())
 	dst = appendUint(dst, `, "ts": "`, r.Time())
-	if cut := r.Cut(); cut > 0 && e.dialect == Current {
+	if cut := r.Cut(); cut > 0 {
 		dst = appendUint(dst, `, "cut": "`, uint64(cut))
 	}
 	return dst

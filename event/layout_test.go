@@ -159,6 +159,7 @@ func TestContract(t *testing.T) {
 	for pattern, want := range map[string]int{
 		`#define TSEM_RECORD_VERSION (\d+)`: recordVersion,
 		`#define TSEM_TEXT_MAX (\d+)`:       textMax,
+		`#define TSEM_VALUE_MAX (\d+)`:      valueMax,
 		`\bTSEM_CELL_CUT = (\d+)`:           cellCut,
 		`at most (\d+) bytes follow`:        addressMax,
 	} {

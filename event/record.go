@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// What Parse finds wrong, for errors.Is; the text names the record and the rule.
+// What Parse and Append find wrong, for errors.Is; the text names the record and the rule.
 var (
 	// ErrTruncated: the record is shorter than it says, or than its header.
 	ErrTruncated = errors.New("record is truncated")
@@ -21,13 +21,18 @@ var (
 	ErrKind = errors.New("wrong kind of record")
 	// ErrCell: a cell is not what the event table asks for.
 	ErrCell = errors.New("wrong cell")
+	// ErrCut: a text of the record is not complete, which the dialect has no mark for.
+	ErrCut = errors.New("text is not complete")
 )
 
 // recordVersion is TSEM_RECORD_VERSION of bpf/record.h.
 const recordVersion = 1
 
-// textMax is TSEM_TEXT_MAX of bpf/record.h, the bound of a text or byte string.
+// textMax is TSEM_TEXT_MAX of bpf/record.h, the bound of a text.
 const textMax = 4096
+
+// valueMax is TSEM_VALUE_MAX of bpf/record.h, the bound of a byte string.
+const valueMax = 65536
 
 // addressMax is the size of struct sockaddr_storage.
 const addressMax = 128
@@ -93,7 +98,7 @@ var cellSizes = [cellTypes]struct{ fixed, more uint32 }{
 	cellAddr:   {sizeAddr, addressMax},
 	cellTask:   {8, 0},
 	cellText:   {0, textMax},
-	cellBytes:  {0, textMax},
+	cellBytes:  {0, valueMax},
 }
 
 // Record is a checked record. It refers to the bytes given to Parse and is valid as

@@ -20,7 +20,7 @@ import (
 // on with every batch. It is Read with a sink that encodes and writes.
 func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writer) error {
 	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner.ids)
-	return n.Read(ctx, &lines{encoder: encoder, w: w, written: &n.written})
+	return n.Read(ctx, &lines{encoder: encoder, w: w, written: &n.written, cut: &n.omitted})
 }
 
 // Read hands the events of the namespace to a sink: in the order of the magazine, but
@@ -87,6 +87,7 @@ type Totals struct {
 	Written       uint64 // lines that the writer took
 	Unreadable    uint64 // records that could not be decoded or placed: a defect, or a foreign kernel half
 	Cut           uint64 // events with a text that is not complete
+	Omitted       uint64 // of these not written, for the dialect has no mark for it
 	Waited        uint64 // events that waited for room in the magazine
 	Tasks         uint64 // tasks in the namespace now
 	TasksLost     uint64 // tasks that should be in it, without memory for their state
@@ -111,6 +112,7 @@ func (n *Namespace) Totals() Totals {
 		Written:       n.written.Load(),
 		Unreadable:    n.unreadable.Load(),
 		Cut:           atomic.LoadUint64(&s.Cut),
+		Omitted:       n.omitted.Load(),
 		Waited:        atomic.LoadUint64(&s.Waited),
 		Tasks:         atomic.LoadUint64(&s.Tasks),
 		TasksLost:     atomic.LoadUint64(&s.TasksLost),
@@ -145,6 +147,7 @@ func (t Totals) String() string {
 	}{
 		{t.Unreadable, "unreadable"},
 		{t.Cut, "with a cut text"},
+		{t.Omitted, "not written, because v3 has no mark for a cut text"},
 		{t.Waited, "waited for room"},
 		{t.Tasks, "tasks still running, no longer modeled"},
 		{t.TasksLost, "tasks not modeled for lack of memory"},

@@ -91,6 +91,7 @@ type Namespace struct {
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
 	written    atomic.Uint64
 	unreadable atomic.Uint64
+	omitted    atomic.Uint64
 }
 
 // magazine is where the records come from: ringbuf.Magazine.

@@ -3,6 +3,7 @@
 package namespace
 
 import (
+	"errors"
 	"io"
 	"sync/atomic"
 
@@ -29,13 +30,19 @@ type lines struct {
 	encoder *event.Encoder
 	w       io.Writer
 	written *atomic.Uint64 // lines that w took
+	cut     *atomic.Uint64 // events that the dialect could not mark as cut
 	buffer  []byte
 	count   uint64 // of lines in it
 }
 
 // Event implements Sink.
 func (l *lines) Event(r *event.Record, d event.Digest) (err error) {
-	if l.buffer, err = l.encoder.Append(l.buffer, r, d); err != nil {
+	l.buffer, err = l.encoder.Append(l.buffer, r, d)
+	if errors.Is(err, event.ErrCut) {
+		l.cut.Add(1)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	l.count++

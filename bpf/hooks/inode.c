@@ -110,8 +110,8 @@ int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *nam
 	bpf_get_func_arg(ctx, 3, &value);
 	cell_dentry(&e, dentry, false);
 	cell_string(&e, name);
-	cell_bytes(&e, TSEM_CELL_BYTES, value, size);
+	cell_value(&e, value, size);
 	cell_scalar(&e, flags);
-	event_end(&e);
+	event_end_with_value(&e);
 	return 0;
 }

@@ -25,7 +25,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format runner-test vm-test vng-events unit-test race-test ## Run everything that CI runs.
+test: setup build generated vet lint format runner-test vm-test preempt-test vng-events unit-test race-test ## Run everything that CI runs.
 
 # What is worth knowing after every change, in under three minutes: the VM tests that
 # need no time, on the newest kernel. The object must be up to date already.
@@ -79,6 +79,11 @@ vm-test-mine-vng: vng-setup build ## The same under virtme-ng.
 .PHONY: vng-events
 vng-events: vm-setup vng-setup build ## Run TestEvents under virtme-ng, on the newest kernel.
 	$(call vm-test,latest,-run '^TestEvents$$',--vng)
+
+# Where tasks are preempted also inside the kernel and inside programs.
+.PHONY: preempt-test
+preempt-test: vm-setup build ## Run the tests under load with preempt=full, on the oldest kernel.
+	$(call vm-test,6.1,-run '^Test(Completeness|Forks)$$',-a preempt=full)
 
 .PHONY: cost-test
 cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.

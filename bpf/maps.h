@@ -112,12 +112,26 @@ struct {
 	__array(values, struct creations_of_namespace);
 } creations SEC(".maps");
 
+/*
+ * State of modeled tasks, by the address of the task. Not in task storage: before 6.2
+ * a look at it fails while another task was preempted on that CPU during its own, and
+ * does not say so. The loader sets the number to that of the tasks that there may be;
+ * memory is taken as they come.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
 	__type(value, struct tsem_task);
 } tasks SEC(".maps");
+
+/*
+ * How many of the tasks whose addresses share an index are in `tasks`. Where it is 0,
+ * which is nearly everywhere while few tasks are modeled, the map need not be asked.
+ */
+#define TASK_FILTER_BITS 16
+volatile __u32 task_filter[1 << TASK_FILTER_BITS];
 
 /*
  * Threads of keepers that are about to start the first task of a namespace:

@@ -41,7 +41,7 @@ struct tsem_namespace {
 	__u64 cut;		/* delivered with a text that is not complete */
 	__u64 waited;		/* sleepable hooks that had to wait for room */
 	__u64 tasks;		/* tasks in it now */
-	__u64 tasks_lost;	/* tasks that should be in it, but no memory for their state */
+	__u64 tasks_lost;	/* tasks that should be in it, but no room for their state */
 	__u64 execs_lost;	/* TASK_IDs that cannot be known: no room for the exec record */
 	__u64 creations_lost;	/* created files without instance: map `creations` full */
 	__u64 digests_ima;	/* file digests taken in the hook */
@@ -49,7 +49,7 @@ struct tsem_namespace {
 	__u64 digests_wanted;	/* left to the daemon */
 };
 
-/* Value of map `tasks`, from fork (or from the moment it is adopted) to exit. */
+/* Value of map `tasks`, from fork (or from its adoption) until it is freed. */
 struct tsem_task {
 	__u64 namespace;
 	__u32 ns_slot;

@@ -18,25 +18,63 @@ static __always_inline struct tsem_namespace *namespace_of(const struct tsem_tas
 	return ns;
 }
 
-/* Puts a task without state into the namespace of a slot. */
-static __always_inline struct tsem_task *task_join(struct task_struct *task, __u32 slot)
+/* The address of an object that a program has, as a number. */
+static __always_inline __u64 number_of(const void *object)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &object);
+	return number;
+}
+
+/* Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4). */
+static __always_inline volatile __u32 *task_filter_at(__u64 address)
+{
+	return &task_filter[(address * 0x9e3779b97f4a7c15ULL) >> (64 - TASK_FILTER_BITS)];
+}
+
+/* The state of the task at an address if it is modeled. */
+static __always_inline struct tsem_task *task_at(__u64 address)
+{
+	if (!*task_filter_at(address))
+		return NULL;
+	return bpf_map_lookup_elem(&tasks, &address);
+}
+
+/*
+ * Forgets a task that is being freed. From a soft interrupt that came when its CPU
+ * was at the same place of the map this fails; then the state stays until a new task
+ * gets the address, and task_alloc forgets it.
+ */
+static __always_inline void task_forget(__u64 address)
+{
+	if (*task_filter_at(address) && !bpf_map_delete_elem(&tasks, &address))
+		__sync_fetch_and_sub(task_filter_at(address), 1);
+}
+
+/* Puts a task without state into the namespace of a slot; a child gets its parent's. */
+static __always_inline bool task_join(__u64 address, __u32 slot, const struct tsem_task *parent)
 {
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
-	struct tsem_task *t;
+	struct tsem_task t = { .ns_slot = slot, .trust = TSEM_TRUST_TRUSTED };
 
 	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
-		return NULL;
-	t = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!t) {
-		__sync_fetch_and_add(&ns->tasks_lost, 1);
-		return NULL;
+		return false;
+	t.namespace = ns->id;
+	t.tnum = __sync_fetch_and_add(&last_tnum, 1) + 1;
+	if (parent) {
+		t.trust = parent->trust;
+		t.ttd = t.p_ttd = parent->ttd;
+		t.identity = t.p_identity = parent->identity;
 	}
-	t->ns_slot = slot;
-	t->trust = TSEM_TRUST_TRUSTED;
-	t->tnum = __sync_fetch_and_add(&last_tnum, 1) + 1;
-	t->namespace = ns->id;
+	__sync_fetch_and_add(task_filter_at(address), 1);
+	if (bpf_map_update_elem(&tasks, &address, &t, BPF_NOEXIST)) {
+		__sync_fetch_and_sub(task_filter_at(address), 1);
+		__sync_fetch_and_add(&ns->tasks_lost, 1);
+		return false;
+	}
 	__sync_fetch_and_add(&ns->tasks, 1);
-	return t;
+	return true;
 }
 
 /*
@@ -50,24 +88,23 @@ SHARED int task_adopt(void)
 
 	if ((task->flags & PF_KTHREAD) || bpf_map_lookup_elem(&keepers, &tgid))
 		return 0;
-	return task_join(task, root_slot) != NULL;
+	return task_join(bpf_get_current_task(), root_slot, NULL);
 }
 
 /* The state of the current task if it is modeled. The cheap way out of every hook. */
 static __always_inline struct tsem_task *current_task(void)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
+	struct tsem_task *t = task_at(bpf_get_current_task());
 
 	if (!t && root_slot && task_adopt())
-		t = bpf_task_storage_get(&tasks, task, 0, 0);
+		t = task_at(bpf_get_current_task());
 	return t;
 }
 
 /* The identity of any task; 0 where it has none. */
 static __always_inline __u64 identity_of(struct task_struct *task)
 {
-	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
+	struct tsem_task *t = task_at(number_of(task));
 
 	return t ? t->identity : 0;
 }

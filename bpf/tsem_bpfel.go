@@ -363,6 +363,7 @@ const (
 	tsemVarRenameLockAddress   = "rename_lock_address"
 	tsemVarRootSlot            = "root_slot"
 	tsemVarTaiOffset           = "tai_offset"
+	tsemVarTaskFilter          = "task_filter"
 )
 
 // loadTsem returns the embedded CollectionSpec for tsem.
@@ -477,6 +478,7 @@ type tsemVariableSpecs struct {
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.VariableSpec `ebpf:"root_slot"`
 	TaiOffset         *ebpf.VariableSpec `ebpf:"tai_offset"`
+	TaskFilter        *ebpf.VariableSpec `ebpf:"task_filter"`
 }
 
 // tsemObjects contains all objects after they have been loaded into the kernel.
@@ -545,6 +547,7 @@ type tsemVariables struct {
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.Variable `ebpf:"root_slot"`
 	TaiOffset         *ebpf.Variable `ebpf:"tai_offset"`
+	TaskFilter        *ebpf.Variable `ebpf:"task_filter"`
 }
 
 // tsemPrograms contains all programs after they have been loaded into the kernel.

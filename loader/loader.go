@@ -10,7 +10,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -126,6 +128,11 @@ func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 	perCPU := spec.Maps["buffers"].MaxEntries
 	buffers := perCPU * uint32(cpus)
 	spec.Maps["buffers"].MaxEntries = buffers
+	tasks, err := tasksMax()
+	if err != nil {
+		return err
+	}
+	spec.Maps["tasks"].MaxEntries = tasks
 
 	var key [16]byte
 	if _, err := rand.Read(key[:]); err != nil {
@@ -153,6 +160,21 @@ func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 		}
 	}
 	return nil
+}
+
+// tasksMax returns how many tasks there may be on this host.
+func tasksMax() (uint32, error) {
+	const path = "/proc/sys/kernel/threads-max"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	tasks, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	// There are no more process ids on 64 bits (include/linux/threads.h, PID_MAX_LIMIT).
+	return uint32(min(tasks, 4<<20)), nil
 }
 
 // start does what needs the loaded object; attaching comes last, so that no program

@@ -109,6 +109,7 @@ func waitFor(t *testing.T, what string, limit time.Duration, so func() bool) tim
 func TestKeeperKilled(t *testing.T) {
 	dir := folder(t, "flood")
 	programs := bpfObjects(t, "prog")
+	_ = os.Remove(dir + "/counters") // of an earlier run
 	count := mapCounters(dir + "/counters")
 	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/flood", "--wait", "1m", "--", work+"/actor")
 	cmd.Env = append(os.Environ(), "TSEM_ACTOR=flood", "GOMAXPROCS=1")

@@ -123,6 +123,34 @@ func TestCompleteness(t *testing.T) {
 	t.Logf("%d opens by %d processes, each with a record; %v", total, len(opens), o.totals)
 }
 
+// TestForks: several shells at a time fork, and each child is described. Every tenth
+// executes a program, which takes far longer.
+func TestForks(t *testing.T) {
+	const shells, forks = 4, 250
+	file := folder(t, "forks") + "/plain"
+	loop := fmt.Sprintf("i=0; while [ $i -lt %d ]; do if [ $((i %% 10)) = 0 ]; then cat %s; else (: <%[2]s); fi >/dev/null; i=$((i+1)); done", forks, file)
+	cmd := exec.Command("sh", "-c", fmt.Sprintf("for s in $(seq %d); do (%s) & done; wait", shells, loop))
+	cmd.Stderr = os.Stderr
+	o := runIn(t, namespace.Config{}, cmd)
+	if o.exit != nil {
+		t.Fatal(o.exit)
+	}
+	tasks := make(map[any]int)
+	for _, r := range o.all {
+		if at(r, "event.type") == "file_open" && at(r, "file_open.file.path.pathname") == file {
+			tasks[at(r, "event.tnum")]++
+		}
+	}
+	for task, opens := range tasks {
+		if opens != 1 {
+			t.Errorf("task %v opened the file %d times", task, opens)
+		}
+	}
+	if len(tasks) != shells*forks {
+		t.Errorf("%d of %d children were seen to open the file; %v", len(tasks), shells*forks, o.totals)
+	}
+}
+
 // TestFullMagazine: with nobody reading, what does not fit is refused and counted, and
 // what fits is numbered without a gap.
 func TestFullMagazine(t *testing.T) {
@@ -212,7 +240,7 @@ func TestNothingLeaks(t *testing.T) {
 	maps := bpfObjects(t, "map")
 	count := descriptors(t)
 	hashes := make(map[string]int)
-	for _, name := range []string{"births", "creators", "ipc_objects"} {
+	for _, name := range []string{"births", "creators", "ipc_objects", "tasks"} {
 		hashes[name] = entries(t, engine.Map(name)) // files of earlier tests are still there
 	}
 	for range 1000 {

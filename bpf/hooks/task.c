@@ -6,31 +6,23 @@
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
 {
-	struct tsem_task *parent = current_task(), *t;
+	struct tsem_task *parent = current_task();
 	__u32 tid = bpf_get_current_task_btf()->pid;
 	__u32 *slot = bpf_map_lookup_elem(&births, &tid);
+	__u64 address = number_of(task);
 
-	if (slot) {
-		task_join(task, *slot);
-		return 0;
-	}
-	if (!parent || !namespace_of(parent))
-		return 0;
-	t = task_join(task, parent->ns_slot);
-	if (!t)
-		return 0;
-	t->trust = parent->trust;
-	t->ttd = parent->ttd;
-	t->p_ttd = parent->ttd;
-	t->identity = parent->identity;
-	t->p_identity = parent->identity;
+	task_forget(address);
+	if (slot)
+		task_join(address, *slot, NULL);
+	else if (parent && namespace_of(parent))
+		task_join(address, parent->ns_slot, parent);
 	return 0;
 }
 
 /* The namespace has a task less. */
-static __always_inline void task_leave(struct task_struct *task)
+static __always_inline void task_leave(__u64 address)
 {
-	struct tsem_task *t = bpf_task_storage_get(&tasks, task, 0, 0);
+	struct tsem_task *t = task_at(address);
 	struct tsem_namespace *ns;
 	__u32 slot;
 
@@ -44,23 +36,25 @@ static __always_inline void task_leave(struct task_struct *task)
 }
 
 /*
- * There is no LSM hook for the end of a task. task_free comes much later, from a
- * soft interrupt, where kernels before 6.2 do not find the storage of a task if they
- * interrupted a look at it.
+ * There is no LSM hook for the end of a task; task_free comes much later. What the
+ * task still does, and what others do to it, is described until then.
  */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(task_exit, struct task_struct *task)
 {
-	task_leave(task);
+	task_leave(number_of(task));
 	keeper_exit(task);
 	return 0;
 }
 
-/* A fork that failed after task_alloc has no exit. */
 SEC("lsm/task_free")
 int BPF_PROG(task_free, struct task_struct *task)
 {
-	task_leave(task);
+	__u64 address = number_of(task);
+
+	/* A fork that failed after task_alloc has no exit. */
+	task_leave(address);
+	task_forget(address);
 	return 0;
 }
 
@@ -110,7 +104,7 @@ int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int 
 		return 0;
 	if (!event_begin(&e, EVENT(task_kill)))
 		return 0;
-	target = bpf_task_storage_get(&tasks, p, 0, 0);
+	target = task_at(number_of(p));
 	cell_task(&e, p);
 	cell_scalar(&e, sig);
 	cell_scalar(&e, (target ? target->namespace : 0) != e.task->namespace);

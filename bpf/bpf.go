@@ -20,6 +20,9 @@ type Namespace = tsemTsemNamespace
 // Record is the header of a record (struct tsem_record in record.h).
 type Record = tsemTsemRecord
 
+// HookMax is one more than the highest ordinal of a hook (enum tsem_hook in record.h).
+const HookMax = int(tsemTsemHookTSEM_HOOK_MAX)
+
 // Kinds of events (enum tsem_kind in record.h).
 const (
 	KindEvent = uint64(tsemTsemKindTSEM_KIND_EVENT)

@@ -6,11 +6,7 @@
 #ifndef TSEM_DIGEST_H
 #define TSEM_DIGEST_H
 
-#include "cells.h"
-
-#define S_IFMT 0170000
-#define S_IFREG 0100000
-#define S_ISREG(mode) (((mode) & S_IFMT) == S_IFREG)
+#include "inode.h"
 
 #define FMODE_READ 1
 
@@ -34,26 +30,6 @@ struct digest {
 	__u8 sha256[32];
 	struct created created;	/* in the namespace of the event; decides the digest too */
 };
-
-/* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
-#define CTIME_NSEC_MASK 0x3fffffff
-
-static __always_inline void inode_ctime(const struct inode *inode, __u64 *sec, __u64 *nsec)
-{
-	const struct inode___6_6 *i66 = (const void *)inode;
-	const struct inode___6_1 *i61 = (const void *)inode;
-
-	if (bpf_core_field_exists(inode->i_ctime_sec)) {
-		*sec = inode->i_ctime_sec;
-		*nsec = inode->i_ctime_nsec & CTIME_NSEC_MASK;
-	} else if (bpf_core_field_exists(i66->__i_ctime)) {
-		*sec = i66->__i_ctime.tv_sec;
-		*nsec = i66->__i_ctime.tv_nsec & CTIME_NSEC_MASK;
-	} else {
-		*sec = i61->i_ctime.tv_sec;
-		*nsec = i61->i_ctime.tv_nsec & CTIME_NSEC_MASK;
-	}
-}
 
 static __always_inline void content_of(struct inode *inode, struct content *c)
 {
@@ -101,7 +77,10 @@ static __always_inline bool content_settled(const struct content *c)
 	return real - (c->ctime_sec * 1000000000ULL + c->ctime_nsec) - SETTLED < 1ULL << 62;
 }
 
-/* Reads the file, in a hook that may. */
+/*
+ * Reads the file, in a hook that may. Not SHARED, because the helper wants a typed
+ * pointer; it is called once in a program, and so walked once.
+ */
 static __noinline int digest_by_ima(struct file *file, struct digest *d, struct tsem_namespace *ns)
 {
 	struct inode *inode = file->f_inode;
@@ -160,13 +139,6 @@ enum digest_rules {
 	DIGEST_READ = 4,	/* the hook may read the file */
 };
 
-static __always_inline struct creator *creator_of(struct inode *inode)
-{
-	__u64 key = (__u64)inode;
-
-	return bpf_map_lookup_elem(&creators, &key);
-}
-
 /* TSEM's order of rules (its digest of a FILE); the last ones are ours. */
 static __always_inline void take_digest(struct event *e, struct file *file, __u32 rules,
 					struct digest *d)
@@ -196,7 +168,7 @@ static __always_inline void take_digest(struct event *e, struct file *file, __u3
 	 * A file that is not open for reading would be opened again by IMA, and
 	 * come back to these hooks.
 	 */
-	if (may_sleep && (rules & DIGEST_READ) && (file->f_mode & FMODE_READ) &&
+	if (may_sleep(e) && (rules & DIGEST_READ) && (file->f_mode & FMODE_READ) &&
 	    (e->ns->flags & TSEM_NS_SHA256))
 		digest_by_ima(file, d, e->ns);
 	if (d->state == TSEM_DIGEST_WANTED)

@@ -10,7 +10,8 @@
 #ifndef TSEM_IDENTITY_H
 #define TSEM_IDENTITY_H
 
-#include "magazine.h"
+#include "buffer.h"
+#include "maps.h"
 
 #define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
 

@@ -1,10 +1,33 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The cells of inodes, directory entries and files; who created an inode. */
+/* The INODE cell, and who created an inode. */
 #ifndef TSEM_INODE_H
 #define TSEM_INODE_H
 
-#include "digest.h"
-#include "path.h"
+#include "cells.h"
+
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_ISREG(mode) (((mode) & S_IFMT) == S_IFREG)
+
+/* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
+#define CTIME_NSEC_MASK 0x3fffffff
+
+static __always_inline void inode_ctime(const struct inode *inode, __u64 *sec, __u64 *nsec)
+{
+	const struct inode___6_6 *i66 = (const void *)inode;
+	const struct inode___6_1 *i61 = (const void *)inode;
+
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		*sec = inode->i_ctime_sec;
+		*nsec = inode->i_ctime_nsec & CTIME_NSEC_MASK;
+	} else if (bpf_core_field_exists(i66->__i_ctime)) {
+		*sec = i66->__i_ctime.tv_sec;
+		*nsec = i66->__i_ctime.tv_nsec & CTIME_NSEC_MASK;
+	} else {
+		*sec = i61->i_ctime.tv_sec;
+		*nsec = i61->i_ctime.tv_nsec & CTIME_NSEC_MASK;
+	}
+}
 
 SHARED int describe_inode(struct buffer *buf, __u64 address)
 {
@@ -43,103 +66,19 @@ static __always_inline void cell_inode(struct event *e, struct inode *inode)
 	describe_inode(e->buf, address_of(e->buf, inode));
 }
 
-/* A FILE: its path names the creator only within the creator's namespace. */
-SHARED int describe_file(struct buffer *buf, __u64 address, const struct digest *d)
+/* Who created the inode, as a path says it. */
+struct created {
+	__u64 set;
+	__u64 owner;
+	__u64 instance;
+};
+
+/* Who created the inode, if a modeled task did. */
+static __always_inline struct creator *creator_of(struct inode *inode)
 {
-	struct tsem_file *f;
-	__u64 dentry, mnt;
+	__u64 key = (__u64)inode;
 
-	if (!buf || !d)
-		return 0;
-	f = cell_in(buf, TSEM_CELL_FILE, sizeof(*f));
-	if (!f)
-		return 0;
-	f->f_flags = FIELD(struct file, address, f_flags);
-	f->digest_state = d->state;
-	__builtin_memcpy(f->digest, d->sha256, sizeof(f->digest));
-	describe_inode(buf, address_of(buf, FIELD(struct file, address, f_inode)));
-	dentry = address_of(buf, FIELD(struct file, address, f_path.dentry));
-	mnt = address_of(buf, FIELD(struct file, address, f_path.mnt));
-	describe_place(buf, dentry, mnt, &d->created);
-	return 0;
-}
-
-static __always_inline void cell_file(struct event *e, struct file *file, const struct digest *d)
-{
-	describe_file(e->buf, address_of(e->buf, file), d);
-}
-
-/* The inode of a directory entry, and who is to be named for its path. */
-static __always_inline void entry_inode(struct buffer *buf, __u64 dentry, bool creator_owns,
-					struct created *created)
-{
-	__u64 inode = address_of(buf, FIELD(struct dentry, dentry, d_inode));
-	struct creator *c;
-
-	/* A name that does not exist yet has no inode. */
-	if (!inode) {
-		cell_add(buf, TSEM_CELL_ABSENT, 0);
-		return;
-	}
-	describe_inode(buf, inode);
-	c = bpf_map_lookup_elem(&creators, &inode);
-	if (c) {
-		created->set = true;
-		created->owner = creator_owns ? c->owner : buf->head.identity;
-		created->instance = c->instance;
-	}
-}
-
-SHARED int describe_dentry(struct buffer *buf, __u64 dentry, bool creator_owns)
-{
-	struct created created = {};
-
-	if (!buf)
-		return 0;
-	entry_inode(buf, dentry, creator_owns, &created);
-	describe_path(buf, dentry, 0, TSEM_PATH_TYPE_NONE, &created);
-	return 0;
-}
-
-SHARED int describe_mounted_dentry(struct buffer *buf, __u64 dentry, __u64 mnt)
-{
-	struct created created = {};
-
-	if (!buf)
-		return 0;
-	entry_inode(buf, dentry, false, &created);
-	describe_place(buf, dentry, mnt, &created);
-	return 0;
-}
-
-/*
- * A DENTRY: its path names the creator whatever the namespace, and as owner
- * the task that acts, or with creator_owns (unlink) the creator.
- */
-static __always_inline void cell_dentry(struct event *e, struct dentry *dentry, bool creator_owns)
-{
-	describe_dentry(e->buf, address_of(e->buf, dentry), creator_owns);
-}
-
-/* The same with a path that is seen through mounts. */
-static __always_inline void cell_mounted_dentry(struct event *e, const struct path *path)
-{
-	__u64 dentry = address_of(e->buf, path->dentry);
-
-	describe_mounted_dentry(e->buf, dentry, address_of(e->buf, path->mnt));
-}
-
-/* The directory entry of an inode that is about to be created. */
-static __always_inline void cell_new_dentry(struct event *e, struct dentry *dentry)
-{
-	struct created created = {
-		.set = true,
-		.owner = e->task->identity,
-		.instance = e->task->create_instance,
-	};
-
-	cell_absent(e);
-	describe_path(e->buf, address_of(e->buf, dentry), 0, TSEM_PATH_TYPE_NONE, &created);
+	return bpf_map_lookup_elem(&creators, &key);
 }
 
 /*

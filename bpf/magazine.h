@@ -1,64 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a raised event to a numbered record in the magazine:
+ * The ring of a namespace: room in it, records begun and put there.
  *
- *   modeled       does the task live in a modeling namespace?
- *   event_begin   count the event, wait for room, claim a buffer, header
- *   (cells.h ...) describe
- *   event_end     reserve, number, write, submit; or refuse and count why
- *
- * The number is given after the reservation, so numbers have no gap: a record
- * that is in the magazine has one, an event that was refused has none.
+ * The number is given after the reservation, so numbers have no gap: a record that is
+ * in the magazine has one, an event that was refused has none.
  */
 #ifndef TSEM_MAGAZINE_H
 #define TSEM_MAGAZINE_H
 
-#include "task.h"
-
-struct event {
-	struct tsem_namespace *ns;
-	struct tsem_task *task;
-	struct buffer *buf;
-};
+#include "creds.h"
+#include "maps.h"
 
 /* The kernel puts this much before each record, and rounds up to it. */
 #define RING_HEADER 8
 
 #define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
-
-/* How many tries for a free buffer: all of this CPU's, then some neighbours'. */
-#define BUFFER_TRIES (2 * BUFFERS_PER_CPU)
-
-/* The index of a buffer that is ours now, or NO_BUFFER. */
-#define NO_BUFFER ((__u32)-1)
-
-static long claim_step(__u32 i, __u32 *claimed)
-{
-	__u32 index = bpf_get_smp_processor_id() * BUFFERS_PER_CPU + i;
-	struct buffer *buf;
-
-	if (index >= buffers_count)
-		index -= buffers_count;
-	buf = bpf_map_lookup_elem(&buffers, &index);
-	if (!buf || __sync_val_compare_and_swap(&buf->busy, 0, 1))
-		return 0;
-	*claimed = index;
-	return 1;
-}
-
-SHARED __u32 buffer_claim(void)
-{
-	__u32 claimed = NO_BUFFER;
-
-	bpf_loop(BUFFER_TRIES, claim_step, &claimed, 0);
-	return claimed;
-}
-
-static __always_inline void buffer_release(struct buffer *buf)
-{
-	/* An exchange is a full barrier: the next owner sees no half of ours. */
-	__sync_lock_test_and_set(&buf->busy, 0);
-}
 
 struct wait {
 	const struct tsem_namespace *ns;
@@ -115,14 +71,16 @@ static long wait_steps(__u32 round, struct wait *w)
  * magazine without touching the reserve of the atomic hooks. After the time it
  * goes on as one that cannot wait; the reservation in event_end decides. So does at
  * once a task without memory of its own: it would not give up the CPU.
+ *
+ * Not SHARED: kernels before 6.8 verify every global function that a program has, called
+ * or not, and would refuse the one that sleeps in a program that may not.
  */
-SHARED __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
+static __always_inline __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct wait w = { .buffer = NO_BUFFER };
 
-	/* Kernels before 6.8 verify it in every program that has it, called or not. */
-	if (!ns || !may_sleep || !task->mm)
+	if (!task->mm)
 		return NO_BUFFER;
 	w.ring = bpf_map_lookup_elem(&magazines, &slot);
 	if (!w.ring)
@@ -151,31 +109,6 @@ static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem
 	else
 		__sync_fetch_and_add(&ns->refused[why], 1);
 }
-
-/* The user namespace whose ids the namespace wants; NULL: the initial one. */
-static __always_inline struct user_namespace *wanted_user_ns(const struct tsem_namespace *ns,
-							     struct task_struct *task)
-{
-	struct user_namespace *user_ns;
-
-	if (!(ns->flags & TSEM_NS_NSREF_CURRENT))
-		return NULL;
-	user_ns = task->cred->user_ns;
-	return user_ns->parent ? user_ns : NULL;
-}
-
-/*
- * The address of a kernel object as the verifier lets a SHARED function have it: what
- * was in memory of a map is a number. To be used before the next call of it.
- */
-static __always_inline __u64 address_of(struct buffer *buf, const void *object)
-{
-	*(volatile __u64 *)&buf->address = (__u64)object;
-	return *(volatile __u64 *)&buf->address;
-}
-
-static __always_inline void fill_creds(struct buffer *buf, struct tsem_creds *c,
-				       const struct cred *cred);
 
 /* Claims a buffer, if it is not NO_BUFFER, and writes the header of a record there. */
 SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 index, __u16 hook,
@@ -221,32 +154,6 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	fill_creds(buf, &r->creds, task->cred);
 	bpf_get_current_comm(r->comm, sizeof(r->comm));
 	return index;
-}
-
-/* The first question of every hook; cheap where the answer is no. */
-static __always_inline bool modeled(struct event *e)
-{
-	e->task = current_task();
-	if (!e->task)
-		return false;
-	e->ns = namespace_of(e->task);
-	return e->ns;
-}
-
-#define EVENT(name) TSEM_HOOK_##name, TSEM_KIND_##name
-
-/* Starts an event of a modeled task. What it returns true for ends in event_end. */
-static __always_inline bool event_begin(struct event *e, __u16 hook, __u8 kind)
-{
-	__u32 index = NO_BUFFER;
-
-	if (kind != TSEM_KIND_EXEC)
-		__sync_fetch_and_add(&e->ns->raised, 1);
-	if (may_sleep && kind != TSEM_KIND_ASYNC)
-		index = wait_for_room(e->ns, e->task->ns_slot);
-	index = record_begin(e->task, e->ns, index, hook, kind);
-	e->buf = bpf_map_lookup_elem(&buffers, &index);
-	return e->buf;
 }
 
 /* A record that has room in the magazine. */
@@ -362,18 +269,6 @@ SHARED int record_end(struct buffer *buf, struct tsem_namespace *ns)
 SHARED int record_end_with_value(struct buffer *buf, struct tsem_namespace *ns)
 {
 	return buf && ns ? record_finish(buf, ns, true) : false;
-}
-
-/* Ends an event. Says whether its record is in the magazine. */
-static __always_inline bool event_end(struct event *e)
-{
-	return record_end(e->buf, e->ns);
-}
-
-/* The same of an event that has a cell_value. */
-static __always_inline bool event_end_with_value(struct event *e)
-{
-	return record_end_with_value(e->buf, e->ns);
 }
 
 #endif

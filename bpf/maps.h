@@ -3,59 +3,17 @@
 #ifndef TSEM_MAPS_H
 #define TSEM_MAPS_H
 
+#include "object.h"
 #include "state.h"
-
-/*
- * A function that the verifier looks at once in each program, however often it is
- * called and whatever is known at the call; one that is static it walks again at every
- * call, once for each state that it comes with. The price: arguments are numbers or
- * memory of a known size (which is tested for NULL), the result is a number, and
- * kernel objects come as addresses (address_of), read with FIELD and LOOK.
- */
-#define SHARED __attribute__((noinline))
-
-/*
- * Looking at a kernel object through its address. Since 6.2 the verifier takes our
- * word for the type, and a field costs a load; before, it is a call of a helper.
- */
-extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
-
-#define CAST(type, address)								\
-	((const type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(type)))
-
-/*
- * One field; of an object of which many are wanted, LOOK is better. A field that is a
- * pointer needs address_of before it can be an argument of a SHARED function. The
- * address is evaluated first: an expression in it is not for the relocation to see.
- */
-#define FIELD(type, address, field) ({							\
-	typeof(((type *)0)->field) field_;						\
-	__u64 at_ = (__u64)(address);							\
-	if (bpf_rdonly_cast)								\
-		field_ = CAST(type, at_)->field;					\
-	else										\
-		bpf_core_read(&field_, sizeof(field_), &((type *)at_)->field);		\
-	field_; })
-
-/* The object; before 6.2 a copy in the buffer, until the next LOOK. */
-#define LOOK(buf, type, address) ({							\
-	const type *object_;								\
-	if (bpf_rdonly_cast) {								\
-		object_ = CAST(type, address);						\
-	} else {									\
-		bpf_probe_read_kernel((buf)->object, bpf_core_type_size(type),		\
-				      (void *)(address));				\
-		object_ = (void *)(buf)->object;					\
-	}										\
-	object_; })
 
 /* Set by the loader; constant for the verifier, which drops what cannot run. */
 
 /*
- * Sleepable hooks are loaded as sleepable programs. Not so below 6.2: there a
- * per-CPU recursion guard skips every other task's program while one sleeps.
+ * By hook: whether its program is one that may sleep. Not so where the kernel forbids
+ * it, and nowhere below 6.2: there a per-CPU recursion guard skips every other task's
+ * program while one sleeps.
  */
-const volatile bool may_sleep;
+const volatile bool sleepable[TSEM_HOOK_MAX];
 const volatile __u32 mnt_ns_initial;	/* inode number of the initial mount namespace */
 const volatile __u64 identity_key[2];	/* random; see identity.h */
 
@@ -220,72 +178,5 @@ struct {
 	__type(key, __u64);
 	__type(value, __u64);
 } ipc_objects SEC(".maps");
-
-/*
- * Where records are built. Not per CPU and not per task: a program claims a
- * free one for the time it describes, so that a task that is preempted and an
- * interrupt on top of it each have their own, and a task that does nothing
- * costs nothing. The loader sets the number to BUFFERS_PER_CPU times the CPUs.
- */
-#define BUFFERS_PER_CPU 4
-
-/* FILE, DENTRY and the largest texts of one hook (sb_mount: three) fit. */
-#define CELLS_ROOM 16384
-
-/* The largest structure for LOOK, also with the kernel's debugging options. */
-#define OBJECT_MAX 2048
-
-/*
- * The state of loops (path.h, cells.h) is in the buffer, not on the stack: what the
- * verifier reads from a map is any number, so that the second round looks like the first.
- */
-struct walk {
-	__u64 dentry;
-	__u64 mnt;		/* 0: dentry style, mounts are invisible */
-	__u64 mnt_root;
-	__u64 first_dentry;	/* where it starts, and starts again */
-	__u64 first_mnt;
-	__u64 sequence;
-	__u32 tries;
-	__u32 pos;		/* where in buf->text the name begins */
-	__u32 end;		/* enum walk_end */
-	__u32 pad;
-};
-
-struct id_search {
-	__u64 extents;
-	__u32 count;
-	__u32 id;
-	__u32 found;
-	__u32 pad;
-};
-
-struct buffer {
-	__u32 busy;
-	__u32 used;		/* bytes of cells */
-	__u32 slot;		/* of the event's namespace */
-	__u32 failed;		/* the event could not be described */
-	__u64 address;		/* see address_of */
-	__u64 user_ns;		/* whose ids are wanted; 0: the initial one */
-	__u64 value;		/* bytes that have no room here (see cell_value) */
-	__u32 value_size;	/* 0: there are none */
-	__u32 value_at;		/* where in the cells they belong */
-	struct id_search search;
-	struct walk walk;
-	struct tsem_record head;
-	/* The slack lets the verifier see that a text at any offset stays inside. */
-	__u8 cells[CELLS_ROOM + 2 * TSEM_TEXT_MAX];
-	__u8 object[OBJECT_MAX];	/* see LOOK */
-	__u8 text[2 * TSEM_TEXT_MAX];	/* where a path is put together, from its end */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, BUFFERS_PER_CPU);
-	__type(key, __u32);
-	__type(value, struct buffer);
-} buffers SEC(".maps");
-
-const volatile __u32 buffers_count = BUFFERS_PER_CPU;
 
 #endif

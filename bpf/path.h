@@ -8,7 +8,7 @@
 #ifndef TSEM_PATH_H
 #define TSEM_PATH_H
 
-#include "cells.h"
+#include "inode.h"
 
 /* Depth: PATH_MAX holds 2048 components, each mount on the way is one step more. */
 #define PATH_STEPS 4096
@@ -29,22 +29,10 @@ struct walk_context {
 
 /*
  * Addresses of rename_lock (fs/dcache.c) and mount_lock (fs/namespace.c), the
- * sequence locks that d_path obeys too. A seqlock begins with its count.
+ * sequence locks that d_path obeys too. A seqlock begins with its count. Without the
+ * addresses a path is walked once.
  */
 volatile __u64 rename_lock_address, mount_lock_address;
-
-/* Run once by the loader. Without the addresses a path is walked once. */
-SEC("syscall")
-int find_locks(void *context)
-{
-	__u64 address;
-
-	if (!bpf_kallsyms_lookup_name("rename_lock", sizeof("rename_lock"), 0, &address))
-		rename_lock_address = address;
-	if (!bpf_kallsyms_lookup_name("mount_lock", sizeof("mount_lock"), 0, &address))
-		mount_lock_address = address;
-	return rename_lock_address && mount_lock_address;
-}
 
 SHARED __u64 tree_sequence(void)
 {

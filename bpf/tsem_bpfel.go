@@ -355,13 +355,13 @@ const (
 	tsemVarIdentityKey         = "identity_key"
 	tsemVarLastTnum            = "last_tnum"
 	tsemVarLastTtd             = "last_ttd"
-	tsemVarMaySleep            = "may_sleep"
 	tsemVarMntNsInitial        = "mnt_ns_initial"
 	tsemVarMountLockAddress    = "mount_lock_address"
 	tsemVarProbeRuns           = "probe_runs"
 	tsemVarProbeTgid           = "probe_tgid"
 	tsemVarRenameLockAddress   = "rename_lock_address"
 	tsemVarRootSlot            = "root_slot"
+	tsemVarSleepable           = "sleepable"
 	tsemVarTaiOffset           = "tai_offset"
 	tsemVarTaskFilter          = "task_filter"
 )
@@ -470,13 +470,13 @@ type tsemVariableSpecs struct {
 	IdentityKey       *ebpf.VariableSpec `ebpf:"identity_key"`
 	LastTnum          *ebpf.VariableSpec `ebpf:"last_tnum"`
 	LastTtd           *ebpf.VariableSpec `ebpf:"last_ttd"`
-	MaySleep          *ebpf.VariableSpec `ebpf:"may_sleep"`
 	MntNsInitial      *ebpf.VariableSpec `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.VariableSpec `ebpf:"mount_lock_address"`
 	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
 	ProbeTgid         *ebpf.VariableSpec `ebpf:"probe_tgid"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.VariableSpec `ebpf:"root_slot"`
+	Sleepable         *ebpf.VariableSpec `ebpf:"sleepable"`
 	TaiOffset         *ebpf.VariableSpec `ebpf:"tai_offset"`
 	TaskFilter        *ebpf.VariableSpec `ebpf:"task_filter"`
 }
@@ -539,13 +539,13 @@ type tsemVariables struct {
 	IdentityKey       *ebpf.Variable `ebpf:"identity_key"`
 	LastTnum          *ebpf.Variable `ebpf:"last_tnum"`
 	LastTtd           *ebpf.Variable `ebpf:"last_ttd"`
-	MaySleep          *ebpf.Variable `ebpf:"may_sleep"`
 	MntNsInitial      *ebpf.Variable `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.Variable `ebpf:"mount_lock_address"`
 	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
 	ProbeTgid         *ebpf.Variable `ebpf:"probe_tgid"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.Variable `ebpf:"root_slot"`
+	Sleepable         *ebpf.Variable `ebpf:"sleepable"`
 	TaiOffset         *ebpf.Variable `ebpf:"tai_offset"`
 	TaskFilter        *ebpf.Variable `ebpf:"task_filter"`
 }

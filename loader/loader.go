@@ -91,15 +91,11 @@ func Load() (*Engine, error) {
 	for _, name := range support.Missing() {
 		delete(spec.Programs, name)
 	}
-	maySleep := support.Tier != TierExport
-	if !maySleep {
-		for _, program := range spec.Programs {
-			if program.Type != ebpf.Syscall { // which the kernel takes only as sleepable
-				program.Flags &^= unix.BPF_F_SLEEPABLE
-			}
-		}
+	sleepable, err := settleSleep(spec, support)
+	if err != nil {
+		return nil, err
 	}
-	if err := configure(spec, maySleep); err != nil {
+	if err := configure(spec, sleepable); err != nil {
 		return nil, err
 	}
 	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec)}
@@ -119,8 +115,35 @@ func Load() (*Engine, error) {
 	return e, nil
 }
 
+// settleSleep makes every program atomic that may not sleep on this kernel, because of
+// its hook or of the tier. It returns which hooks may, by their ordinal: the value of the
+// variable sleepable in maps.h, which decides what a record is and whether it waits.
+func settleSleep(spec *ebpf.CollectionSpec, support *Support) ([]bool, error) {
+	var ordinals *btf.Enum
+	if err := spec.Types.TypeByName("tsem_hook", &ordinals); err != nil {
+		return nil, err
+	}
+	sleepable := make([]bool, bpf.HookMax)
+	for _, h := range support.Hooks {
+		program := spec.Programs[h.Name]
+		if program == nil || !sleeps(program) {
+			continue
+		}
+		if support.Tier == TierExport || !h.Sleepable {
+			program.Flags &^= unix.BPF_F_SLEEPABLE
+			continue
+		}
+		for _, v := range ordinals.Values {
+			if v.Name == "TSEM_HOOK_"+h.Name {
+				sleepable[v.Value] = true
+			}
+		}
+	}
+	return sleepable, nil
+}
+
 // configure sets what the programs have to know before they are verified.
-func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
+func configure(spec *ebpf.CollectionSpec, sleepable []bool) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return err
@@ -148,7 +171,7 @@ func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 	}
 	for name, value := range map[string]any{
 		"buffers_count": buffers,
-		"may_sleep":     maySleep,
+		"sleepable":     sleepable,
 		"identity_key":  [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])},
 		// The nearest to "initial" that can be asked for: that of process 1.
 		"mnt_ns_initial": uint32(mounts.Ino),

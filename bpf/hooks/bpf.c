@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* BPF objects. */
+/* bpf_map: a task gets a descriptor of a BPF map: the type of the map, the mode. */
+#include "../cells.h"
 
 SEC("lsm.s/bpf_map")
-int BPF_PROG(bpf_map, struct bpf_map *map, fmode_t fmode)
+int BPF_PROG(bpf_map, struct bpf_map *map, fmode_t fmode, int ret)
 {
-	struct event e;
+	struct event e = EVENT(bpf_map, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(bpf_map)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_scalar(&e, map->map_type);
 	cell_scalar(&e, fmode);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

@@ -1,23 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Open files. */
+/*
+ * Open files.
+ *
+ * file_open: a regular file is opened: FILE.
+ * mmap_file: memory is mapped: FILE or nothing, protection, flags.
+ * file_ioctl: a request to a file: FILE, command.
+ */
+#include "../file.h"
 
 #define PROT_EXEC 4
 
 SEC("lsm.s/file_open")
-int BPF_PROG(file_open, struct file *file)
+int BPF_PROG(file_open, struct file *file, int ret)
 {
+	struct event e = EVENT(file_open, ret);
 	struct digest digest;
-	struct event e;
 
 	if (!modeled(&e) || !S_ISREG(file->f_inode->i_mode))
-		return 0;
+		return e.result;
 	/* Not read here: IMA would wait for an open that is not finished. */
 	take_digest(&e, file, 0, &digest);
-	if (!event_begin(&e, EVENT(file_open)))
-		return 0;
+	if (!event_begin(&e))
+		return e.result;
 	cell_file(&e, file, &digest);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 /*
@@ -27,49 +33,47 @@ int BPF_PROG(file_open, struct file *file)
  */
 SEC("lsm.s/mmap_file")
 int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
-	     unsigned long flags)
+	     unsigned long flags, int ret)
 {
+	struct event e = EVENT(mmap_file, ret);
 	struct digest digest = {};
 	__u64 address = 0;
-	struct event e;
 
 	if (!modeled(&e))
-		return 0;
+		return e.result;
 	bpf_get_func_arg(ctx, 0, &address);
 	if (address && file) {
 		struct inode *inode = file->f_inode;
 
 		if (!S_ISREG(inode->i_mode) || is_pseudo_filesystem(inode->i_sb->s_magic))
-			return 0;
+			return e.result;
 		take_digest(&e, file, DIGEST_READ, &digest);
 	} else if (!(reqprot & PROT_EXEC)) {
-		return 0;
+		return e.result;
 	}
-	if (!event_begin(&e, EVENT(mmap_file)))
-		return 0;
+	if (!event_begin(&e))
+		return e.result;
 	if (address && file)
 		cell_file(&e, file, &digest);
 	else
 		cell_absent(&e);
 	cell_scalar(&e, prot);
 	cell_scalar(&e, flags);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm.s/file_ioctl")
-int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd)
+int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
+	struct event e = EVENT(file_ioctl, ret);
 	struct digest digest;
-	struct event e;
 
 	if (!modeled(&e))
-		return 0;
+		return e.result;
 	take_digest(&e, file, DIGEST_READ, &digest);
-	if (!event_begin(&e, EVENT(file_ioctl)))
-		return 0;
+	if (!event_begin(&e))
+		return e.result;
 	cell_file(&e, file, &digest);
 	cell_scalar(&e, cmd);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

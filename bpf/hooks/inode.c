@@ -1,24 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Inodes and directory entries. */
+/*
+ * Inodes and directory entries; DENTRY is the inode and the path of an entry.
+ *
+ * inode_create: a file is about to be: the directory's inode, DENTRY, mode.
+ * inode_unlink: a name goes: the directory's inode, DENTRY.
+ * inode_rename: a name moves: inode and DENTRY of where from and of where to.
+ * inode_getattr: stat: DENTRY, its path seen through mounts.
+ * inode_setxattr: an attribute is set: DENTRY, name, value, flags.
+ *
+ * Bookkeeping: inode_init_security and inode_free_security, who created an inode.
+ */
+#include "../dentry.h"
 
 SEC("lsm.s/inode_create")
-int BPF_PROG(inode_create, struct inode *dir, struct dentry *dentry, umode_t mode)
+int BPF_PROG(inode_create, struct inode *dir, struct dentry *dentry, umode_t mode, int ret)
 {
-	struct event e;
+	struct event e = EVENT(inode_create, ret);
 
 	if (!modeled(&e))
-		return 0;
+		return e.result;
 	creation_begin(&e, dir, dentry);
-	if (!event_begin(&e, EVENT(inode_create)))
-		return 0;
+	if (!event_begin(&e))
+		return e.result;
 	cell_inode(&e, dir);
 	cell_new_dentry(&e, dentry);
 	cell_scalar(&e, mode);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
-/* The inode whose creation inode_create announced. */
+/*
+ * The inode whose creation inode_create announced. Its arguments are six before 6.4, then
+ * five, so what an earlier program answered has no fixed place behind them.
+ */
 SEC("lsm/inode_init_security")
 int BPF_PROG(inode_init_security, struct inode *inode, struct inode *dir, const struct qstr *name)
 {
@@ -53,44 +66,41 @@ int BPF_PROG(inode_free_security, struct inode *inode)
 }
 
 SEC("lsm.s/inode_unlink")
-int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry)
+int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry, int ret)
 {
-	struct event e;
+	struct event e = EVENT(inode_unlink, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(inode_unlink)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_inode(&e, dir);
 	cell_dentry(&e, dentry, true);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm.s/inode_rename")
 int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
-	     struct inode *new_dir, struct dentry *new_dentry)
+	     struct inode *new_dir, struct dentry *new_dentry, int ret)
 {
-	struct event e;
+	struct event e = EVENT(inode_rename, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(inode_rename)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_inode(&e, old_dir);
 	cell_dentry(&e, old_dentry, false);
 	cell_inode(&e, new_dir);
 	cell_dentry(&e, new_dentry, false);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm.s/inode_getattr")
-int BPF_PROG(inode_getattr, const struct path *path)
+int BPF_PROG(inode_getattr, const struct path *path, int ret)
 {
-	struct event e;
+	struct event e = EVENT(inode_getattr, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(inode_getattr)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_mounted_dentry(&e, path);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 /*
@@ -100,18 +110,17 @@ int BPF_PROG(inode_getattr, const struct path *path)
  */
 SEC("lsm.s/inode_setxattr")
 int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *name,
-	     const void *unreadable, size_t size, int flags)
+	     const void *unreadable, size_t size, int flags, int ret)
 {
-	struct event e;
+	struct event e = EVENT(inode_setxattr, ret);
 	__u64 value = 0;
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(inode_setxattr)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	bpf_get_func_arg(ctx, 3, &value);
 	cell_dentry(&e, dentry, false);
 	cell_string(&e, name);
 	cell_value(&e, value, size);
 	cell_scalar(&e, flags);
-	event_end_with_value(&e);
-	return 0;
+	return event_end_with_value(&e);
 }

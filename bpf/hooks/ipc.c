@@ -1,17 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* System V IPC objects and their owners. */
+/*
+ * System V IPC objects.
+ *
+ * shm_shmat: shared memory is attached: the segment with its owner, flags.
+ *
+ * Bookkeeping: shm_alloc_security and shm_free_security, who created a segment.
+ */
+#include "../cells.h"
 
 SEC("lsm/shm_alloc_security")
-int BPF_PROG(shm_alloc_security, struct kern_ipc_perm *perm)
+int BPF_PROG(shm_alloc_security, struct kern_ipc_perm *perm, int ret)
 {
 	struct tsem_task *t = current_task();
 	__u64 key = (__u64)perm, owner;
 
 	if (!t)
-		return 0;
+		return ret;
 	owner = t->identity;
 	bpf_map_update_elem(&ipc_objects, &key, &owner, BPF_ANY);
-	return 0;
+	return ret;
 }
 
 SEC("lsm/shm_free_security")
@@ -52,14 +59,13 @@ static __always_inline void cell_ipc(struct event *e, struct kern_ipc_perm *perm
 }
 
 SEC("lsm/shm_shmat")
-int BPF_PROG(shm_shmat, struct kern_ipc_perm *perm, char *address, int shmflg)
+int BPF_PROG(shm_shmat, struct kern_ipc_perm *perm, char *address, int shmflg, int ret)
 {
-	struct event e;
+	struct event e = EVENT(shm_shmat, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(shm_shmat)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_ipc(&e, perm);
 	cell_scalar(&e, shmflg);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

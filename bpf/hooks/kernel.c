@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the kernel itself takes in. */
+/*
+ * kernel_read_file: the kernel reads a file for its own use (a module, firmware): FILE,
+ * the use, whether all of it is read.
+ */
+#include "../file.h"
 
 SEC("lsm.s/kernel_read_file")
-int BPF_PROG(kernel_read_file, struct file *file, int id, bool contents)
+int BPF_PROG(kernel_read_file, struct file *file, int id, bool contents, int ret)
 {
+	struct event e = EVENT(kernel_read_file, ret);
 	struct digest digest;
-	struct event e;
 
 	if (!modeled(&e))
-		return 0;
+		return e.result;
 	take_digest(&e, file, DIGEST_PSEUDO | DIGEST_ZERO, &digest);
-	if (!event_begin(&e, EVENT(kernel_read_file)))
-		return 0;
+	if (!event_begin(&e))
+		return e.result;
 	cell_file(&e, file, &digest);
 	cell_scalar(&e, id);
 	cell_scalar(&e, contents);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Keys. */
+/* key_alloc: a key is made: the credentials it is made with, flags. */
+#include "../cells.h"
 
 SEC("lsm/key_alloc")
-int BPF_PROG(key_alloc, struct key *key, const struct cred *cred, unsigned long flags)
+int BPF_PROG(key_alloc, struct key *key, const struct cred *cred, unsigned long flags, int ret)
 {
-	struct event e;
+	struct event e = EVENT(key_alloc, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(key_alloc)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_creds(&e, cred);
 	cell_scalar(&e, flags);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Mounts. */
+/* sb_mount: something is mounted: device, PATH of the mount point, filesystem, flags. */
+#include "../path.h"
 
 SEC("lsm.s/sb_mount")
 int BPF_PROG(sb_mount, const char *dev_name, const struct path *path, const char *type,
-	     unsigned long flags)
+	     unsigned long flags, void *data, int ret)
 {
+	struct event e = EVENT(sb_mount, ret);
 	struct created none = {};
-	struct event e;
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(sb_mount)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_string(&e, dev_name);
 	cell_path(&e, path, &none);
 	cell_string(&e, type);
 	cell_scalar(&e, flags);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

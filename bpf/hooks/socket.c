@@ -1,5 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Sockets and their owners. */
+/*
+ * Sockets; SOCK is family, type, protocol and owner of a socket.
+ *
+ * socket_create: family, type, protocol, whether for the kernel itself.
+ * socket_connect, socket_bind: SOCK, address.
+ * socket_sendmsg: SOCK, destination if it is of IPv4 or IPv6.
+ * unix_stream_connect: SOCK of both ends.
+ * netlink_send: SOCK and the parameters of the message (struct netlink_skb_parms).
+ *
+ * Bookkeeping: socket_post_create, who created a socket.
+ */
+#include "../cells.h"
 
 /* sizeof(struct sockaddr_storage): the kernel copies no more from user space. */
 #define ADDRESS_MAX 128
@@ -32,12 +43,12 @@ SHARED int describe_address(struct buffer *buf, __u32 family, __u64 address, __u
 }
 
 /* The socket of a system call, and its address where it has one. */
-static __always_inline bool socket_event(struct event *e, __u16 hook, __u8 kind,
-					 struct socket *sock, const void *address, int length)
+static __always_inline bool socket_event(struct event *e, struct socket *sock,
+					 const void *address, int length)
 {
 	struct sock *sk = sock->sk;
 
-	if (!modeled(e) || !event_begin(e, hook, kind))
+	if (!modeled(e) || !event_begin(e))
 		return false;
 	if (!sk) {
 		e->buf->failed = 1;
@@ -53,53 +64,53 @@ static __always_inline bool socket_event(struct event *e, __u16 hook, __u8 kind,
 }
 
 SEC("lsm.s/socket_create")
-int BPF_PROG(socket_create, int family, int type, int protocol, int kern)
+int BPF_PROG(socket_create, int family, int type, int protocol, int kern, int ret)
 {
-	struct event e;
+	struct event e = EVENT(socket_create, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(socket_create)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_scalar(&e, family);
 	cell_scalar(&e, type);
 	cell_scalar(&e, protocol);
 	cell_scalar(&e, kern);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm.s/socket_post_create")
-int BPF_PROG(socket_post_create, struct socket *sock)
+int BPF_PROG(socket_post_create, struct socket *sock, int family, int type, int protocol, int kern,
+	     int ret)
 {
 	struct tsem_task *t = current_task();
 	struct sock *sk = sock->sk;
 	__u64 *owner;
 
 	if (!t || !sk)
-		return 0;
+		return ret;
 	owner = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (owner)
 		*owner = t->identity;
-	return 0;
+	return ret;
 }
 
 SEC("lsm.s/socket_connect")
-int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen)
+int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
-	struct event e;
+	struct event e = EVENT(socket_connect, ret);
 
-	if (socket_event(&e, EVENT(socket_connect), sock, address, addrlen))
-		event_end(&e);
-	return 0;
+	if (!socket_event(&e, sock, address, addrlen))
+		return e.result;
+	return event_end(&e);
 }
 
 SEC("lsm.s/socket_bind")
-int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen)
+int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
-	struct event e;
+	struct event e = EVENT(socket_bind, ret);
 
-	if (socket_event(&e, EVENT(socket_bind), sock, address, addrlen))
-		event_end(&e);
-	return 0;
+	if (!socket_event(&e, sock, address, addrlen))
+		return e.result;
+	return event_end(&e);
 }
 
 /* TSEM describes the destination of these two families only. */
@@ -110,37 +121,37 @@ static __always_inline bool is_inet(struct sock *sk)
 }
 
 SEC("lsm.s/socket_sendmsg")
-int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg)
+int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
+	struct event e = EVENT(socket_sendmsg, ret);
 	const void *address = is_inet(sock->sk) ? msg->msg_name : NULL;
-	struct event e;
 
-	if (socket_event(&e, EVENT(socket_sendmsg), sock, address, msg->msg_namelen))
-		event_end(&e);
-	return 0;
+	if (!socket_event(&e, sock, address, msg->msg_namelen))
+		return e.result;
+	return event_end(&e);
 }
 
 SEC("lsm/unix_stream_connect")
-int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other)
+int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other, struct sock *newsk,
+	     int ret)
 {
-	struct event e;
+	struct event e = EVENT(unix_stream_connect, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(unix_stream_connect)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_sock(&e, sock, owner_of(sock));
 	cell_sock(&e, other, owner_of(other));
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm.s/netlink_send")
-int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb)
+int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb, int ret)
 {
+	struct event e = EVENT(netlink_send, ret);
 	struct netlink_skb_parms *parms;
-	struct event e;
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(netlink_send)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	/* include/linux/netlink.h, NETLINK_CB */
 	parms = (void *)skb + bpf_core_field_offset(skb->cb);
 	cell_sock(&e, sk, owner_of(sk));
@@ -151,6 +162,5 @@ int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb)
 	cell_scalar(&e, BPF_CORE_READ(parms, flags));
 	cell_scalar(&e, BPF_CORE_READ(parms, nsid_is_set));
 	cell_scalar(&e, BPF_CORE_READ(parms, nsid));
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

@@ -1,10 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Tasks: their state from fork to exit, and the events about other tasks. */
+/*
+ * Tasks.
+ *
+ * task_kill: a signal of a task to another: its TASK_ID, signal, across namespaces?
+ * ptrace_access_check: a task is traced or looked into: its TASK_ID, mode.
+ * capable: a capability is used: which, options.
+ *
+ * Bookkeeping: task_alloc, task_free and the tracepoint sched_process_exit, the state of
+ * a task from fork to exit; bprm_committed_creds, a task becomes another program.
+ */
+#include "../file.h"
+#include "../identity.h"
+#include "../keeper.h"
 
 #define SIGURG 23
 
 SEC("lsm/task_alloc")
-int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
+int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
 {
 	struct tsem_task *parent = current_task();
 	__u32 tid = bpf_get_current_task_btf()->pid;
@@ -16,7 +28,7 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags)
 		task_join(address, *slot, NULL);
 	else if (parent && namespace_of(parent))
 		task_join(address, parent->ns_slot, parent);
-	return 0;
+	return ret;
 }
 
 /* The namespace has a task less. */
@@ -66,8 +78,8 @@ SEC("lsm.s/bprm_committed_creds")
 int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 {
 	__u64 ttd = __sync_fetch_and_add(&last_ttd, 1) + 1;
+	struct event e = EVENT(bprm_committed_creds, 0);
 	struct digest digest;
-	struct event e;
 	__u64 identity;
 
 	if (!modeled(&e))
@@ -76,12 +88,12 @@ int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 	/* Until it is known: nobody else's, and not that of a task without exec. */
 	e.task->identity = identity_key[0] ^ (ttd << 1);
 	take_digest(&e, bprm->file, DIGEST_PSEUDO | DIGEST_READ, &digest);
-	if (!event_begin(&e, EVENT(bprm_committed_creds)))
+	if (!event_begin(&e))
 		return 0;
 	cell_file(&e, bprm->file, &digest);
 	identity = identity_compute(e.buf);
 	e.buf->head.identity = identity;
-	if (event_end(&e))
+	if (event_put(&e))
 		e.task->identity = identity;
 	return 0;
 }
@@ -95,46 +107,44 @@ static __always_inline bool sent_by_kernel(struct kernel_siginfo *info)
 }
 
 SEC("lsm/task_kill")
-int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int sig)
+int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int sig,
+	     const struct cred *cred, int ret)
 {
+	struct event e = EVENT(task_kill, ret);
 	struct tsem_task *target;
-	struct event e;
 
 	if (!modeled(&e) || sig == SIGURG || sent_by_kernel(info))
-		return 0;
-	if (!event_begin(&e, EVENT(task_kill)))
-		return 0;
+		return e.result;
+	if (!event_begin(&e))
+		return e.result;
 	target = task_at(number_of(p));
 	cell_task(&e, p);
 	cell_scalar(&e, sig);
 	cell_scalar(&e, (target ? target->namespace : 0) != e.task->namespace);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm/ptrace_access_check")
-int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode)
+int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
 {
-	struct event e;
+	struct event e = EVENT(ptrace_access_check, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(ptrace_access_check)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_task(&e, child);
 	cell_scalar(&e, mode);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }
 
 SEC("lsm/capable")
 int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int cap,
-	     unsigned int opts)
+	     unsigned int opts, int ret)
 {
-	struct event e;
+	struct event e = EVENT(capable, ret);
 
-	if (!modeled(&e) || !event_begin(&e, EVENT(capable)))
-		return 0;
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
 	cell_scalar(&e, cap);
 	cell_scalar(&e, opts);
-	event_end(&e);
-	return 0;
+	return event_end(&e);
 }

@@ -274,6 +274,20 @@ func where(log string, info *ebpf.ProgramInfo) {
 	}
 }
 
+// sleepable is the variable of that name: the hooks whose programs sleep.
+func sleepable(spec *ebpf.CollectionSpec, any bool) []bool {
+	var ordinals *btf.Enum
+	hooks := make([]bool, bpf.HookMax)
+	if !any || spec.Types.TypeByName("tsem_hook", &ordinals) != nil {
+		return hooks
+	}
+	for _, v := range ordinals.Values {
+		p := spec.Programs[strings.TrimPrefix(v.Name, "TSEM_HOOK_")]
+		hooks[min(int(v.Value), len(hooks)-1)] = p != nil && p.Flags&unix.BPF_F_SLEEPABLE != 0
+	}
+	return hooks
+}
+
 // configure is what package loader does.
 func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 	cpus, err := ebpf.PossibleCPU()
@@ -287,7 +301,7 @@ func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
 	spec.Maps["buffers"].MaxEntries = buffers
 	for name, value := range map[string]any{
 		"buffers_count":  buffers,
-		"may_sleep":      maySleep,
+		"sleepable":      sleepable(spec, maySleep),
 		"identity_key":   [2]uint64{0x0123456789abcdef, 0xfedcba9876543210},
 		"mnt_ns_initial": uint32(0xf0000000),
 		"tai_offset":     uint64(37_000_000_000),

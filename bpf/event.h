@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From a raised event to a numbered record in the magazine:
+ *
+ *   EVENT         the event of a hook, with what an earlier BPF program answered
+ *   modeled       does the task live in a modeling namespace?
+ *   event_begin   count the event, wait for room, claim a buffer, header
+ *   (cells.h ...) describe
+ *   event_end     reserve, number, write, submit; or refuse and count why
+ */
+#ifndef TSEM_EVENT_H
+#define TSEM_EVENT_H
+
+#include "magazine.h"
+#include "task.h"
+
+struct event {
+	struct tsem_namespace *ns;
+	struct tsem_task *task;
+	struct buffer *buf;	/* from event_begin to event_end */
+	int result;		/* what the hook returns */
+	__u16 hook;		/* enum tsem_hook */
+};
+
+/*
+ * ret is what the BPF programs before this one answered, the argument that follows the
+ * hook's own; 0 in a hook that has no result.
+ */
+#define EVENT(name, ret) { .hook = TSEM_HOOK_##name, .result = ret }
+
+/* What the list says of a hook (hooks.h); a constant where the hook is one. */
+static __always_inline enum tsem_kind listed_kind(__u16 hook)
+{
+	switch (hook) {
+#define HOOK(name, ordinal, context)		\
+	case ordinal:				\
+		return TSEM_KIND_OF_##context;
+	TSEM_HOOKS(HOOK)
+#undef HOOK
+	}
+	return TSEM_KIND_EXEC;
+}
+
+static __always_inline bool may_sleep(const struct event *e)
+{
+	return listed_kind(e->hook) != TSEM_KIND_ASYNC && sleepable[e->hook];
+}
+
+/* What the record is: a hook that cannot sleep on this kernel is atomic, whatever the list says. */
+static __always_inline enum tsem_kind kind_of(const struct event *e)
+{
+	enum tsem_kind listed = listed_kind(e->hook);
+
+	return listed == TSEM_KIND_EVENT && !may_sleep(e) ? TSEM_KIND_ASYNC : listed;
+}
+
+/*
+ * The first question of every hook; cheap where the answer is no. What an earlier
+ * program refused does not happen and is no event.
+ */
+static __always_inline bool modeled(struct event *e)
+{
+	if (e->result)
+		return false;
+	e->task = current_task();
+	if (!e->task)
+		return false;
+	e->ns = namespace_of(e->task);
+	return e->ns;
+}
+
+/* Starts the event of a modeled task. What it returns true for ends in event_end. */
+static __always_inline bool event_begin(struct event *e)
+{
+	enum tsem_kind kind = kind_of(e);
+	__u32 index = NO_BUFFER;
+
+	if (kind != TSEM_KIND_EXEC)
+		__sync_fetch_and_add(&e->ns->raised, 1);
+	if (may_sleep(e))
+		index = wait_for_room(e->ns, e->task->ns_slot);
+	index = record_begin(e->task, e->ns, index, e->hook, kind);
+	e->buf = bpf_map_lookup_elem(&buffers, &index);
+	return e->buf;
+}
+
+/* Ends the description: says whether the record is in the magazine. The buffer is gone. */
+static __always_inline bool event_put(struct event *e)
+{
+	struct buffer *buf = e->buf;
+
+	e->buf = NULL;
+	return record_end(buf, e->ns);
+}
+
+/* Ends an event, and with it its hook: what it returns is the hook's result. */
+static __always_inline int event_end(struct event *e)
+{
+	event_put(e);
+	return e->result;
+}
+
+/* The same of an event that has a cell_value. */
+static __always_inline int event_end_with_value(struct event *e)
+{
+	struct buffer *buf = e->buf;
+
+	e->buf = NULL;
+	record_end_with_value(buf, e->ns);
+	return e->result;
+}
+
+#endif

@@ -101,7 +101,7 @@ func TestUnreadOutput(t *testing.T) {
 	}{
 		{"no reader", []string{"run", "-o", fifo, "true"}, false},
 		// More than a pipe holds.
-		{"run", []string{"run", "-o", fifo, "sh", "-c", `i=0; while [ $i -lt 400 ]; do : </etc/hostname; i=$((i+1)); done; : >` + marker}, true},
+		{"run", []string{"run", "-o", fifo, "sh", "-c", `i=0; while [ $i -lt 150 ]; do : </etc/hostname; i=$((i+1)); done; : >` + marker}, true},
 		{"export", []string{"export", "--root", "-o", fifo}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -212,5 +212,35 @@ func checkWritten(t *testing.T, said, text string) {
 	at := strings.Index(said, " events raised")
 	if _, err := fmt.Sscanf(said[strings.LastIndex(said[:max(at, 0)], " ")+1:], "%d events raised: %d delivered, %d refused", &raised, &delivered, &refused); err != nil || raised != delivered+refused {
 		t.Errorf("%v: %s", err, said)
+	}
+}
+
+// TestFullDisk: when the disk is full, what is said to be written is there in whole
+// lines, and the rest is accounted for.
+func TestFullDisk(t *testing.T) {
+	disk := t.TempDir()
+	must(unix.Mount("small", disk, "tmpfs", 0, "size=64k"))
+	defer func() { must(unix.Unmount(disk, 0)) }()
+	out, _ := exec.Command("tsem-bpf", "run", "-o", disk+"/file", "sh", "-c",
+		`i=0; while [ $i -lt 100 ]; do : </etc/hostname; i=$((i+1)); done; sleep 2`).CombinedOutput()
+	text, err := os.ReadFile(disk + "/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "no space left on device") || len(text) == 0 {
+		t.Errorf("%d bytes: %s", len(text), out)
+	}
+	checkWritten(t, string(out), string(text))
+}
+
+// TestClosedOutput: records that would go nowhere are an error before anything starts.
+func TestClosedOutput(t *testing.T) {
+	marker := work + "/cmd-was-run"
+	out, err := exec.Command("sh", "-c", "exec tsem-bpf run touch "+marker+" >&-").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "standard output is closed") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("CMD was run")
 	}
 }

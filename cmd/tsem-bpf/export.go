@@ -52,14 +52,14 @@ func (c *exportCommand) Run(s *streams) error {
 		select {
 		case sent := <-signals:
 			if ends(sent) {
-				return n.end(true, nil)
+				return n.end(true)
 			}
 		case <-over:
-			return n.end(false, nil)
+			return n.end(false)
 		case <-n.output.failed:
-			return n.end(false, nil)
-		case err := <-n.exported:
-			return n.end(false, err)
+			return n.end(false)
+		case <-n.exported:
+			return n.end(false)
 		}
 	}
 }

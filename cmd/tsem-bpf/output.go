@@ -44,6 +44,7 @@ type output struct {
 	buffer  []byte        // of the write that is under way
 	begun   atomic.Int64  // when that write began, ns since 1970; 0: none is
 	written atomic.Uint64 // whole lines that were taken
+	cut     bool          // a part of one more was, and could not be taken back
 
 	failed chan struct{} // closed once err is set
 	err    error         // why nothing more is written; read it after failed
@@ -58,10 +59,14 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 	o.giveUp = sync.OnceFunc(func() { close(o.stop) })
 	if name == "-" {
 		o.name, o.w = "standard output", stdout
-		if file, ok := stdout.(*os.File); ok {
-			return o, o.use(file)
+		file, ok := stdout.(*os.File)
+		if !ok {
+			return o, nil
 		}
-		return o, nil
+		if closed(file) {
+			return nil, errors.New("standard output is closed: name a file with -o (/dev/null if nobody is to read the records)")
+		}
+		return o, o.use(file)
 	}
 	if fd, ok := inherited(name); ok {
 		// A file of our own, which can be closed; CMD is to hold neither open.
@@ -93,11 +98,27 @@ func inherited(name string) (fd int, ok bool) {
 	return fd, ok
 }
 
+// closed says whether a standard stream was closed when tsem-bpf began. Go has opened
+// /dev/null in its place then (runtime, fds_unix.go), and for reading and writing,
+// while who redirects to it opens it for writing only.
+func closed(file *os.File) bool {
+	var null, there unix.Stat_t
+	flags, err := unix.FcntlInt(file.Fd(), unix.F_GETFL, 0)
+	if err != nil || unix.Fstat(int(file.Fd()), &there) != nil {
+		return true
+	}
+	return flags&unix.O_ACCMODE == unix.O_RDWR && unix.Stat(os.DevNull, &null) == nil &&
+		there.Mode&unix.S_IFMT == unix.S_IFCHR && there.Rdev == null.Rdev
+}
+
 // use finds out what a file is that is open already.
 func (o *output) use(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
 		return fmt.Errorf("output %s: %w", o.name, cause(err))
+	}
+	if flags, err := unix.FcntlInt(file.Fd(), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return fmt.Errorf("output %s: is open for reading only", o.name)
 	}
 	o.w = file
 	if !info.Mode().IsRegular() {
@@ -282,10 +303,22 @@ func (o *output) put(lines []byte) error {
 	select {
 	case r := <-done:
 		o.written.Add(uint64(bytes.Count(lines[:r.n], []byte("\n"))))
+		if part := r.n - 1 - bytes.LastIndexByte(lines[:r.n], '\n'); part > 0 {
+			o.cut = !o.takeBack(part)
+		}
 		return r.err
 	case <-o.stop:
 		return errGivenUp
 	}
+}
+
+// takeBack removes the part of a line at the end of our own file.
+func (o *output) takeBack(part int) bool {
+	if o.path == "" || o.limit != 0 {
+		return false
+	}
+	end, err := o.file.Seek(0, io.SeekCurrent)
+	return err == nil && o.file.Truncate(end-int64(part)) == nil
 }
 
 // stuckFor returns how long the write under way has been so.
@@ -309,7 +342,11 @@ func (o *output) end() error {
 	if o.fine() {
 		return nil
 	}
-	return fmt.Errorf("write to %s: %w; %d records are written", o.name, cause(o.err), o.written.Load())
+	more := ""
+	if o.cut {
+		more = ", and a part of one more"
+	}
+	return fmt.Errorf("write to %s: %w; %d records are written%s", o.name, cause(o.err), o.written.Load(), more)
 }
 
 // close gives the file back, and removes it if it is new and nothing came of it.

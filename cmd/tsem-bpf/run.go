@@ -71,7 +71,6 @@ func (c *runCommand) Run(s *streams) error {
 func (n *session) follow(cmd *exec.Cmd) error {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
-	var early error
 	var told bool
 	for failed, exported := n.output.failed, n.exported; ; {
 		select {
@@ -83,11 +82,11 @@ func (n *session) follow(cmd *exec.Cmd) error {
 			// The account would go on growing with nobody to write it down.
 			n.namespace.Shut()
 			failed = nil
-		case early = <-exported:
+		case <-exported:
 			n.namespace.Shut()
 			exported = nil
 		case err := <-waited:
-			if err := n.end(told, early); err != nil {
+			if err := n.end(told); err != nil {
 				return err
 			}
 			return status(err)

@@ -67,7 +67,8 @@ type session struct {
 	namespace *namespace.Namespace
 	output    *output
 	cancel    context.CancelFunc
-	exported  chan error // the end of Export
+	exported  chan struct{} // closed when Export has returned
+	exportErr error         // what it returned
 }
 
 // begin loads the kernel half and makes an empty namespace, whose events wait in the
@@ -77,7 +78,7 @@ func begin(flags *exportFlags, s *streams, signals <-chan os.Signal) (*session, 
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	n := &session{flags: flags, dialect: dialect, streams: s, signals: signals, exported: make(chan error, 1)}
+	n := &session{flags: flags, dialect: dialect, streams: s, signals: signals, exported: make(chan struct{})}
 	if n.output, err = newOutput(flags.Output, s.out); err != nil {
 		return nil, err
 	}
@@ -104,29 +105,28 @@ func (n *session) export() {
 	}
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
-	go func() { n.exported <- n.namespace.Export(ctx, n.dialect, n.output) }()
+	go func() {
+		defer close(n.exported)
+		n.exportErr = n.namespace.Export(ctx, n.dialect, n.output)
+	}()
 }
 
 // end shuts the namespace, waits for its last record, prints the account and gives
-// everything back. told says that a signal has told tsem-bpf to end; early is why
-// Export ended before its time, if it did.
-func (n *session) end(told bool, early error) error {
+// everything back. told says that a signal has told tsem-bpf to end.
+func (n *session) end(told bool) error {
 	// The state of a task goes a grace period of the kernel after the task: what is
 	// left after this time is running.
 	for range 20 {
-		if early != nil || n.namespace.Tasks() == 0 {
+		if n.namespace.Tasks() == 0 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	n.namespace.Shut()
-	err := early
-	if err == nil {
-		err = n.drain(told)
-	}
+	n.drain(told)
 	totals := n.namespace.Totals()
 	totals.Written = n.output.written.Load()
-	err = errors.Join(err, n.output.end())
+	err := errors.Join(n.exportErr, n.output.end())
 	skipped, skippedErr := n.engine.Skipped()
 	complete := totals.Complete() && len(skipped) == 0
 	// Standard error may have the same reader; who sends another signal means it.
@@ -139,13 +139,13 @@ func (n *session) end(told bool, early error) error {
 
 // drain waits for the end of Export. What a signal tells meanwhile is for tsem-bpf:
 // the first one limits how long a write may take, the next one ends all writing.
-func (n *session) drain(told bool) error {
+func (n *session) drain(told bool) {
 	look := time.NewTicker(patience / 10)
 	defer look.Stop()
 	for {
 		select {
-		case err := <-n.exported:
-			return err
+		case <-n.exported:
+			return
 		case sent := <-n.signals:
 			if ends(sent) && told {
 				n.output.giveUp()

@@ -76,8 +76,14 @@ type Engine struct {
 
 // Load probes the kernel, loads the object and attaches every program. The calling
 // process becomes a keeper: it is never modeled. The error is a *SupportError if
-// this kernel cannot be used as it is.
+// this kernel cannot be used as it is, or the privileges or limits of the caller have
+// to change.
 func Load() (*Engine, error) {
+	e, err := load()
+	return e, Explain(err)
+}
+
+func load() (*Engine, error) {
 	spec, err := bpf.Load()
 	if err != nil {
 		return nil, err
@@ -106,7 +112,7 @@ func Load() (*Engine, error) {
 	}
 	e.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
-		return nil, explain("load the kernel half", err)
+		return nil, fmt.Errorf("load the kernel half: %w", err)
 	}
 	if err := e.start(); err != nil {
 		e.Close()
@@ -163,7 +169,7 @@ func configure(spec *ebpf.CollectionSpec, sleepable []bool) error {
 	}
 	var mounts unix.Stat_t
 	if err := unix.Stat("/proc/1/ns/mnt", &mounts); err != nil {
-		return fmt.Errorf("/proc/1/ns/mnt: %w", err)
+		return fmt.Errorf("look at the mount namespace of process 1: %w", err)
 	}
 	var tai, real unix.Timespec
 	if err := errors.Join(unix.ClockGettime(unix.CLOCK_TAI, &tai), unix.ClockGettime(unix.CLOCK_REALTIME, &real)); err != nil {
@@ -241,7 +247,7 @@ func (e *Engine) attach(names []string) error {
 		group.Go(func() error {
 			l, err := attach(e.collection.Programs[name])
 			if err != nil {
-				return explain("attach the program "+name, err)
+				return explainAttach(name, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -95,14 +96,38 @@ func TestSettleSleep(t *testing.T) {
 	}
 }
 
-// TestErrorsSayWhatToDo: an errno of the kernel becomes a sentence.
+// TestErrorsSayWhatToDo: an errno of the kernel becomes a sentence; what it is not the
+// cause of stays as it is.
 func TestErrorsSayWhatToDo(t *testing.T) {
-	err := explain("load the kernel half", unix.EPERM)
-	var support *SupportError
-	if !errors.As(err, &support) || !errors.Is(err, ErrPrivilege) || !strings.Contains(err.Error(), "run as root") {
+	for _, test := range []struct {
+		errno error
+		is    error
+		says  string
+	}{
+		{unix.EPERM, ErrPrivilege, "cannot load it"},
+		{unix.EMFILE, ErrLimit, "ulimit -n"},
+		{unix.ENFILE, ErrLimit, "fs.file-max"},
+		{unix.ENOMEM, ErrLimit, "memory.max"},
+	} {
+		err := Explain(fmt.Errorf("load it: %w: and 155 lines more", test.errno))
+		var support *SupportError
+		if !errors.As(err, &support) || !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "155") {
+			t.Errorf("%v: %v", test.errno, err)
+		}
+		if again := Explain(err); again != err {
+			t.Errorf("explained twice: %v", again)
+		}
+	}
+	if err := Explain(unix.EINVAL); err != unix.EINVAL {
 		t.Error(err)
 	}
-	if err := explain("load", unix.ENOMEM); !errors.Is(err, unix.ENOMEM) || errors.As(err, &support) {
+	if err := Explain(nil); err != nil {
+		t.Error(err)
+	}
+	if err := explainAttach("file_open", unix.E2BIG); !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "file_open") {
+		t.Error(err)
+	}
+	if err := explainAttach("file_open", unix.EBUSY); !errors.Is(err, unix.EBUSY) {
 		t.Error(err)
 	}
 }

@@ -40,11 +40,13 @@ var (
 	ErrKernel = errors.New("the kernel is not supported")
 	// ErrPrivilege: the caller may not load BPF LSM programs.
 	ErrPrivilege = errors.New("not permitted")
+	// ErrLimit: a limit of the process, its cgroup or the kernel is reached.
+	ErrLimit = errors.New("a limit is reached")
 )
 
 // SupportError says what stands in the way, and what to change.
 type SupportError struct {
-	Err    error  // ErrInactive, ErrKernel or ErrPrivilege
+	Err    error  // ErrInactive, ErrKernel, ErrPrivilege or ErrLimit
 	Detail string // what was seen
 	Remedy string // what to change
 }
@@ -101,14 +103,15 @@ const (
 
 // Probe finds out what this kernel offers. It loads small programs and attaches
 // one for a moment; nothing stays. The error is a *SupportError if the kernel, its
-// boot line or the privileges of the caller have to change; the Support is then as
-// complete as it could be made.
+// boot line, or the privileges or limits of the caller have to change; the Support is
+// then as complete as it could be made.
 func Probe() (*Support, error) {
 	spec, err := bpf.Load()
 	if err != nil {
 		return nil, err
 	}
-	return probe(spec, btf.NewCache())
+	support, err := probe(spec, btf.NewCache())
+	return support, Explain(err)
 }
 
 // probe is Probe for an object that is only read, with a cache of the kernel's types:
@@ -223,12 +226,12 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
-		return explain("load the probe program", err)
+		return fmt.Errorf("load the probe program: %w", err)
 	}
 	defer collection.Close()
 	l, err := link.AttachLSM(link.LSMOptions{Program: collection.Programs[probeProgram]})
 	if err != nil {
-		return explain("attach the probe program", err)
+		return explainAttach(probeProgram, err)
 	}
 	defer l.Close()
 	// Of a process id that is not 0: only then the hook is called (kernel/sys.c, do_getpgid).
@@ -247,15 +250,6 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 		return &SupportError{ErrInactive, "a probe program was attached and never called", remedy}
 	}
 	return nil
-}
-
-// explain turns the errno of a load into what to change.
-func explain(what string, err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) && os.Geteuid() != 0 {
-		return &SupportError{ErrPrivilege, fmt.Sprintf("cannot %s (%v)", what, unix.EPERM),
-			"run as root, or with CAP_BPF, CAP_PERFMON, CAP_MAC_ADMIN and CAP_SYS_ADMIN"}
-	}
-	return fmt.Errorf("%s: %w", what, err)
 }
 
 // activeLSMs reads the list, which is there only where securityfs is mounted.

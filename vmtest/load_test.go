@@ -311,7 +311,7 @@ func TestCommandLine(t *testing.T) {
 		{"not found", []string{"run", "no-such-command"}, 0, 127, "no-such-command: command not found"},
 		{"not executable", []string{"run", script}, 0, 126, "not-executable: not executable"},
 		{"directory", []string{"run", "/etc"}, 0, 126, "/etc: is a directory"},
-		{"no command", []string{"run"}, 0, 2, "<cmd>"},
+		{"no command", []string{"run"}, 0, 2, "which command?"},
 		{"unknown flag", []string{"run", "--frobnicate", "true"}, 0, 2, "--frobnicate"},
 		{"bad dialect", []string{"run", "--dialect=v9", "true"}, 0, 2, "v9"},
 		{"too long a wait", []string{"run", "--wait=999999h", "true"}, 0, 2, "--wait=999999h0m0s: more than 0, at most 5m0s"},

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -13,8 +14,8 @@ import (
 type exportCommand struct {
 	exportFlags
 
-	Root     bool          `required:"" help:"The whole host: every task that is not a kernel thread and not tsem-bpf itself."`
-	Duration time.Duration `placeholder:"D" help:"End after this time, for example 30s; without it at SIGINT or SIGTERM."`
+	Root     bool           `required:"" help:"The whole host: every task that is not a kernel thread and not tsem-bpf itself."`
+	Duration *time.Duration `placeholder:"D" help:"End after this time, for example 30s; without it at SIGINT or SIGTERM."`
 }
 
 // Help is shown below the flags.
@@ -28,6 +29,14 @@ Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.
 Examples:
   tsem-bpf export --root -o events.json --duration 1m
   tsem-bpf export --root --dialect v3 -o events.json`
+}
+
+// Validate is called by kong.
+func (c *exportCommand) Validate() error {
+	if c.Duration != nil && *c.Duration <= 0 {
+		return fmt.Errorf("--duration=%v: more than 0; without it export ends at SIGINT or SIGTERM", *c.Duration)
+	}
+	return nil
 }
 
 // Run implements the command.
@@ -45,8 +54,8 @@ func (c *exportCommand) Run(s *streams) error {
 	}
 	n.export()
 	var over <-chan time.Time
-	if c.Duration > 0 {
-		over = time.After(c.Duration)
+	if c.Duration != nil {
+		over = time.After(*c.Duration)
 	}
 	for {
 		select {

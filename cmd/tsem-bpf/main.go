@@ -20,11 +20,11 @@ import (
 
 // Exit statuses of tsem-bpf itself, as env(1) and timeout(1) have them.
 const (
-	exitUnusable   = 1   // check: this kernel cannot be used as it is
-	exitUsage      = 2   // wrong flag or argument
-	exitFailed     = 125 // tsem-bpf failed
-	exitNotRunable = 126 // CMD is there and cannot be run
-	exitNotFound   = 127 // CMD is not there
+	exitUnusable    = 1   // check: this kernel cannot be used as it is
+	exitUsage       = 2   // wrong flag or argument
+	exitFailed      = 125 // tsem-bpf failed
+	exitNotRunnable = 126 // CMD is there and cannot be run
+	exitNotFound    = 127 // CMD is not there
 )
 
 type commands struct {
@@ -62,8 +62,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run parses the words, runs the command and returns the exit status.
-func run(words []string, stdout, stderr io.Writer) int {
+// run parses the arguments, runs the command and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
 	exited := -1
 	parser, err := kong.New(&commands{},
 		kong.Name("tsem-bpf"),
@@ -83,10 +83,10 @@ func run(words []string, stdout, stderr io.Writer) int {
 	if exited >= 0 {
 		return exited
 	}
-	if len(words) == 0 {
-		words = []string{"--help"}
+	if len(args) == 0 {
+		args = []string{"--help"}
 	}
-	context, err := parser.Parse(words)
+	context, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited
 	}

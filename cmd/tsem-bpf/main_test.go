@@ -22,7 +22,9 @@ func TestWords(t *testing.T) {
 		{"--version", 0, "tsem-bpf"},
 		{"run --help", 0, "Exit status"},
 		{"frobnicate", exitUsage, "frobnicate"},
-		{"run", exitUsage, "<cmd>"},
+		{"run", exitUsage, "which command? For example: tsem-bpf run -- ls"},
+		{"run --", exitUsage, "which command?"},
+		{"run -q", exitUsage, "which command?"},
 		{"run --frobnicate true", exitUsage, "--frobnicate"},
 		{"run --dialect=v9 true", exitUsage, "v9"},
 		{"run --digest=md5 true", exitUsage, "md5"},
@@ -31,10 +33,12 @@ func TestWords(t *testing.T) {
 		{"run --wait=-1s true", exitUsage, "--wait=-1s: more than 0"},
 		{"run no-such-command", exitNotFound, "no-such-command: command not found"},
 		{"run ./no-such-file", exitNotFound, "./no-such-file: no such file"},
-		{"run /etc", exitNotRunable, "/etc: is a directory"},
-		{"run ./main_test.go", exitNotRunable, "not executable"},
+		{"run /etc", exitNotRunnable, "/etc: is a directory"},
+		{"run ./main_test.go", exitNotRunnable, "not executable"},
 		{"run -o /no/such/folder true", exitFailed, "/no/such/folder"},
 		{"export", exitUsage, "--root"},
+		{"export --root --duration=0s", exitUsage, "--duration=0s: more than 0"},
+		{"export --root --duration=-1s", exitUsage, "--duration=-1s: more than 0"},
 	} {
 		var out bytes.Buffer
 		if status := run(strings.Fields(test.words), &out, &out); status != test.status {

@@ -36,16 +36,26 @@ Examples:
   tsem-bpf run sh -c 'cat /etc/hostname' | jq -c .event`
 }
 
+// args returns CMD and its arguments.
+func (c *runCommand) args() []string {
+	if len(c.Command) > 0 && c.Command[0] == "--" {
+		return c.Command[1:]
+	}
+	return c.Command
+}
+
+// Validate is called by kong before it looks for what is missing, and says it better.
+func (c *runCommand) Validate() error {
+	if len(c.args()) == 0 {
+		return errors.New("which command? For example: tsem-bpf run -- ls -l /etc")
+	}
+	return nil
+}
+
 // Run implements the command.
 func (c *runCommand) Run(s *streams) error {
-	words := c.Command
-	if len(words) > 0 && words[0] == "--" {
-		words = words[1:]
-	}
-	if len(words) == 0 {
-		return &exitError{exitUsage, errors.New("which CMD? for example: tsem-bpf run -- ls")}
-	}
-	cmd, err := command(words)
+	args := c.args()
+	cmd, err := command(args)
 	if err != nil {
 		return err
 	}
@@ -61,7 +71,7 @@ func (c *runCommand) Run(s *streams) error {
 		return err
 	}
 	if err := n.namespace.Start(cmd); err != nil {
-		return errors.Join(&exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}, n.close())
+		return errors.Join(&exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}, n.close())
 	}
 	n.export()
 	return n.follow(cmd)
@@ -95,25 +105,25 @@ func (n *session) follow(cmd *exec.Cmd) error {
 }
 
 // command finds the program, before anything is loaded.
-func command(words []string) (*exec.Cmd, error) {
-	cmd := exec.Command(words[0], words[1:]...)
+func command(args []string) (*exec.Cmd, error) {
+	cmd := exec.Command(args[0], args[1:]...)
 	switch {
 	case cmd.Err == nil:
 	case errors.Is(cmd.Err, os.ErrPermission):
-		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: permission denied", words[0])}
+		return nil, &exitError{exitNotRunnable, fmt.Errorf("%s: permission denied", args[0])}
 	default:
-		return nil, &exitError{exitNotFound, fmt.Errorf("%s: command not found", words[0])}
+		return nil, &exitError{exitNotFound, fmt.Errorf("%s: command not found", args[0])}
 	}
 	info, err := os.Stat(cmd.Path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, &exitError{exitNotFound, fmt.Errorf("%s: no such file", words[0])}
+		return nil, &exitError{exitNotFound, fmt.Errorf("%s: no such file", args[0])}
 	case err != nil:
-		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: %w", words[0], cause(err))}
+		return nil, &exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}
 	case info.IsDir():
-		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: is a directory", words[0])}
+		return nil, &exitError{exitNotRunnable, fmt.Errorf("%s: is a directory", args[0])}
 	case info.Mode()&0o111 == 0:
-		return nil, &exitError{exitNotRunable, fmt.Errorf("%s: not executable", words[0])}
+		return nil, &exitError{exitNotRunnable, fmt.Errorf("%s: not executable", args[0])}
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd, nil

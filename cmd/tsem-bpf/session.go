@@ -84,9 +84,12 @@ func begin(flags *exportFlags, s *streams, signals <-chan os.Signal) (*session, 
 	}
 	if n.engine, err = loader.Load(); err == nil {
 		n.namespace, err = namespace.New(n.engine, config)
+		err = loader.Explain(err)
 	}
 	if err == nil {
-		err = n.output.open(signals)
+		if err = n.output.open(signals); errors.Is(err, syscall.EMFILE) {
+			err = loader.Explain(err)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.close())

@@ -94,6 +94,10 @@ cost-test-%: vm-setup
 	GOTMPDIR=$(CURDIR)/build/tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
 
+.PHONY: verifier-stats
+verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md.
+	@vmtest/verifier-stats >build/verifier.md && mv build/verifier.md docs/verifier.md
+
 .PHONY: runner-test
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest

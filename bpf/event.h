@@ -78,7 +78,7 @@ static __always_inline bool event_begin(struct event *e)
 	if (kind != TSEM_KIND_EXEC)
 		__sync_fetch_and_add(&e->ns->raised, 1);
 	if (may_sleep(e))
-		index = wait_for_room(e->ns, e->task->ns_slot);
+		index = wait_for_room(e->task);
 	index = record_begin(e->task, e->ns, index, e->hook, kind);
 	e->buf = bpf_map_lookup_elem(&buffers, &index);
 	return e->buf;

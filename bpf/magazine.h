@@ -17,43 +17,89 @@
 #define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
 
 struct wait {
-	const struct tsem_namespace *ns;
-	void *ring;
 	__u64 id;		/* of the namespace */
 	__u64 until;
-	__u64 room;		/* the ring may hold this many bytes at most */
-	unsigned long address;	/* somewhere in the memory of the task */
+	__u64 address;		/* somewhere in the memory of the task */
+	__u32 slot;		/* of the namespace */
 	__u32 buffer;		/* index, once it is ours */
 	__u32 over;		/* there is nothing to wait for any more */
+	__u32 pad;
 };
 
 #define SIGKILL 9
 
-/* Nobody empties the ring any more, or the task shall die, or the time is over. */
-static __always_inline bool wait_is_vain(const struct wait *w, struct task_struct *task)
+/* A buffer, if the magazine has room for what it may become beside the reserve. */
+static __always_inline __u32 claim_with_room(struct tsem_namespace *ns, void *ring)
 {
-	return w->ns->id != w->id || (w->ns->flags & TSEM_NS_CLOSED) ||
-	       (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) ||
-	       bpf_ktime_get_ns() > w->until;
+	__u64 room = ns->magazine - ns->reserve - RECORD_MAX;
+
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) <= room ? buffer_claim() : NO_BUFFER;
+}
+
+/* The first look, and what a wait needs if there is one. Says whether. */
+SHARED int wait_begin(struct wait *w)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tsem_namespace *ns;
+	void *ring;
+	__u32 slot;
+
+	/* A task without memory of its own would not give up the CPU. */
+	if (!w || !task->mm)
+		return false;
+	slot = w->slot;
+	ns = bpf_map_lookup_elem(&namespaces, &slot);
+	ring = bpf_map_lookup_elem(&magazines, &slot);
+	if (!ns || !ring)
+		return false;
+	w->buffer = claim_with_room(ns, ring);
+	if (w->buffer != NO_BUFFER)
+		return false;
+	__sync_fetch_and_add(&ns->waited, 1);
+	w->until = bpf_ktime_get_ns() + ns->wait;
+	w->address = task->mm->arg_start;
+	return true;
 }
 
 /*
- * One look for room and a buffer. Reading a byte of the task's own memory is a
- * place where the kernel gives the CPU to somebody who needs it, for instance to
- * the keeper that empties the ring; nothing else in reach of a program does that.
+ * Another look. The wait is over, and vain, if nobody empties the ring any more, the
+ * task shall die, or there is no time left.
+ */
+SHARED int wait_look(struct wait *w)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tsem_namespace *ns;
+	void *ring;
+	__u32 slot;
+
+	if (!w)
+		return true;
+	slot = w->slot;
+	ns = bpf_map_lookup_elem(&namespaces, &slot);
+	ring = bpf_map_lookup_elem(&magazines, &slot);
+	w->over = true;
+	if (!ns || !ring)
+		return true;
+	w->buffer = claim_with_room(ns, ring);
+	w->over = w->buffer != NO_BUFFER || ns->id != w->id || (ns->flags & TSEM_NS_CLOSED) ||
+		  (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) ||
+		  bpf_ktime_get_ns() > w->until;
+	return w->over;
+}
+
+/*
+ * Reading a byte of the task's own memory is a place where the kernel gives the CPU to
+ * somebody who needs it, for instance to the keeper that empties the ring; nothing else
+ * in reach of a program does that.
  */
 static long wait_step(__u32 round, struct wait *w)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	__u8 byte;
 
-	if (bpf_ringbuf_query(w->ring, BPF_RB_AVAIL_DATA) <= w->room)
-		w->buffer = buffer_claim();
-	if (w->buffer != NO_BUFFER || wait_is_vain(w, task)) {
-		w->over = 1;
+	if (wait_look(w))
 		return 1;
-	}
-	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address, task, 0);
+	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address,
+				bpf_get_current_task_btf(), 0);
 	return 0;
 }
 
@@ -69,35 +115,18 @@ static long wait_steps(__u32 round, struct wait *w)
 /*
  * A sleepable hook waits, bounded, until it can be described and put into the
  * magazine without touching the reserve of the atomic hooks. After the time it
- * goes on as one that cannot wait; the reservation in event_end decides. So does at
- * once a task without memory of its own: it would not give up the CPU.
+ * goes on as one that cannot wait; the reservation in event_end decides.
  *
- * Not SHARED: kernels before 6.8 verify every global function that a program has, called
- * or not, and would refuse the one that sleeps in a program that may not.
+ * What sleeps is not SHARED: kernels before 6.8 verify every global function that a
+ * program has, called or not, and would refuse it in a program that may not sleep.
  */
-static __always_inline __u32 wait_for_room(struct tsem_namespace *ns, __u32 slot)
+static __always_inline __u32 wait_for_room(const struct tsem_task *t)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct wait w = { .buffer = NO_BUFFER };
+	struct wait w = { .id = t->namespace, .slot = t->ns_slot, .buffer = NO_BUFFER };
 
-	if (!task->mm)
-		return NO_BUFFER;
-	w.ring = bpf_map_lookup_elem(&magazines, &slot);
-	if (!w.ring)
-		return NO_BUFFER;
-	w.room = ns->magazine - ns->reserve - RECORD_MAX;
-	if (bpf_ringbuf_query(w.ring, BPF_RB_AVAIL_DATA) <= w.room) {
-		w.buffer = buffer_claim();
-		if (w.buffer != NO_BUFFER)
-			return w.buffer;
-	}
-	__sync_fetch_and_add(&ns->waited, 1);
-	w.ns = ns;
-	w.id = ns->id;
-	w.until = bpf_ktime_get_ns() + ns->wait;
-	w.address = task->mm->arg_start;
 	/* More looks than there is time for. */
-	bpf_loop(LOOPS_MAX, wait_steps, &w, 0);
+	if (wait_begin(&w))
+		bpf_loop(LOOPS_MAX, wait_steps, &w, 0);
 	return w.buffer;
 }
 

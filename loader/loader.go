@@ -74,6 +74,34 @@ type Engine struct {
 	memory     []byte // the mapped map `namespaces`
 }
 
+// Prepare probes the kernel and returns the object as Load loads it there: without the
+// hooks that the kernel lacks, sleepable where it lets them sleep, its variables set.
+// The error is as that of Load.
+func Prepare() (*ebpf.CollectionSpec, *Support, error) {
+	spec, support, err := prepare(btf.NewCache())
+	return spec, support, Explain(err)
+}
+
+func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
+	spec, err := bpf.Load()
+	if err != nil {
+		return nil, nil, err
+	}
+	support, err := probe(spec, cache)
+	if err != nil {
+		return nil, nil, err
+	}
+	delete(spec.Programs, probeProgram)
+	for _, name := range support.Missing() {
+		delete(spec.Programs, name)
+	}
+	sleepable, err := settleSleep(spec, support)
+	if err != nil {
+		return nil, nil, err
+	}
+	return spec, support, configure(spec, sleepable)
+}
+
 // Load probes the kernel, loads the object and attaches every program. The calling
 // process becomes a keeper: it is never modeled. The error is a *SupportError if
 // this kernel cannot be used as it is, or the privileges or limits of the caller have
@@ -84,24 +112,9 @@ func Load() (*Engine, error) {
 }
 
 func load() (*Engine, error) {
-	spec, err := bpf.Load()
-	if err != nil {
-		return nil, err
-	}
 	cache := btf.NewCache()
-	support, err := probe(spec, cache)
+	spec, support, err := prepare(cache)
 	if err != nil {
-		return nil, err
-	}
-	delete(spec.Programs, probeProgram)
-	for _, name := range support.Missing() {
-		delete(spec.Programs, name)
-	}
-	sleepable, err := settleSleep(spec, support)
-	if err != nil {
-		return nil, err
-	}
-	if err := configure(spec, sleepable); err != nil {
 		return nil, err
 	}
 	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec)}
@@ -320,6 +333,20 @@ func (e *Engine) Skipped() (map[string]uint64, error) {
 		}
 	}
 	return skipped, nil
+}
+
+// Verified returns how many instructions the verifier walked for each program, by its
+// name; 0 where the kernel does not tell (before 5.16).
+func (e *Engine) Verified() (map[string]uint32, error) {
+	walked := make(map[string]uint32)
+	for name, program := range e.collection.Programs {
+		info, err := program.Info()
+		if err != nil {
+			return nil, fmt.Errorf("program %s: %w", name, err)
+		}
+		walked[name], _ = info.VerifiedInstructions()
+	}
+	return walked, nil
 }
 
 // Close detaches the programs and lets go of the maps. Tasks are no longer modeled.

@@ -1,316 +1,181 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command verifycost loads the kernel half, attaching nothing, and prints what the
-// verifier did for each program. Run it in the VM only:
+//go:build vmtest
+
+// Command verifycost loads the kernel half as package loader prepares it, attaching
+// nothing, and prints what each program cost the verifier: instructions walked, states,
+// bytes of machine code. With -hot it tells of one program how often the verifier walked
+// each function and line. It runs in the VM only:
 //
-//	go build -o build/verifycost ./vmtest/verifycost
+//	CGO_ENABLED=0 go build -tags vmtest -o build/verifycost ./vmtest/verifycost
 //	vmtest/run -k 6.12 -- build/verifycost
-//	vmtest/run -k 6.12 -- build/verifycost -hot -p file_open
+//	vmtest/run -k 6.12 -- build/verifycost -hot file_open
+//	TSEM_TIER=export vmtest/run -k 6.12 -- build/verifycost
 package main
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
-	"github.com/tsem-bpf/tsem-bpf/bpf"
-)
-
-var (
-	object = flag.String("o", "", "object file instead of the built-in one")
-	export = flag.Bool("export", false, "as in tier export: nothing sleeps")
-	only   = flag.String("p", "", "only these programs, comma separated")
-	hot    = flag.Bool("hot", false, "where the verifier walked, by function and line")
-	dump   = flag.String("log", "", "write the full log of each program to this folder")
-	full   = flag.Bool("v", false, "print the verifier's whole message on failure")
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 func main() {
+	hot := flag.String("hot", "", "tell of this program what the verifier walked, and how often")
 	flag.Parse()
-	ports, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
-	inside := false
-	for _, port := range ports {
-		text, _ := os.ReadFile(port)
-		inside = inside || strings.HasPrefix(string(text), "tsem.")
-	}
-	if !inside {
-		fail(fmt.Errorf("this loads BPF programs and runs in the VM only"))
-	}
-	for _, name := range strings.Split(*object, ",") {
-		if err := run(name); err != nil {
-			fail(err)
-		}
+	if err := run(*hot); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
-}
-
-var (
-	stats    = regexp.MustCompile(`processed (\d+) insns .*total_states (\d+) peak_states (\d+) mark_read (\d+)`)
-	duration = regexp.MustCompile(`verification time (\d+) usec`)
-	stack    = regexp.MustCompile(`stack depth ([0-9+]+)`)
-	visit    = regexp.MustCompile(`^(?:from \d+ to \d+: )?(\d+): \(([0-9a-f]{2})\) `)
-	place    = regexp.MustCompile(`^; (.*)$`)
-	funcAt   = regexp.MustCompile(`^func#(\d+) @(\d+)`)
-)
-
-func run(name string) error {
-	var spec *ebpf.CollectionSpec
-	var err error
-	began := time.Now()
-	if name == "" {
-		spec, err = bpf.Load()
-	} else {
-		spec, err = ebpf.LoadCollectionSpec(name)
+func run(hot string) error {
+	if !insideVM() {
+		return errors.New("this loads BPF programs; run it by vmtest/run, in a VM")
 	}
+	spec, _, err := loader.Prepare()
 	if err != nil {
 		return err
 	}
-	parsed := time.Since(began)
-	began = time.Now()
-	cache := btf.NewCache()
-	kernel, err := cache.Kernel()
-	if err != nil {
-		return err
-	}
-	kernelTook := time.Since(began)
-	for name, p := range spec.Programs {
-		var f *btf.Func
-		if p.Type == ebpf.LSM && kernel.TypeByName("bpf_lsm_"+p.AttachTo, &f) != nil {
-			fmt.Println("missing here:", name)
-			delete(spec.Programs, name)
+	if hot != "" {
+		if spec.Programs[hot] == nil {
+			return fmt.Errorf("no program %s on this kernel", hot)
 		}
-		if *export && p.Type != ebpf.Syscall {
-			p.Flags &^= unix.BPF_F_SLEEPABLE
-		}
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), name) {
-			delete(spec.Programs, name)
-		}
+		return where(spec, hot)
 	}
-	if err := configure(spec, !*export); err != nil {
-		return err
-	}
-	programs := spec.Programs
-	spec.Programs = nil
-	began = time.Now()
-	base, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
-	if err != nil {
-		return err
-	}
-	defer base.Close()
-	mapsTook := time.Since(began)
-	fmt.Printf("object %q: parsed in %v, kernel types in %v, %d maps in %v\n", name,
-		parsed.Round(time.Millisecond), kernelTook.Round(time.Millisecond), len(base.Maps), mapsTook.Round(time.Millisecond))
-	fmt.Printf("%-22s %8s %7s %7s %7s %8s %8s %8s %8s  %s\n", "program", "insns", "states", "peak", "size", "xlated", "jited", "ver ms", "load ms", "stack")
-	var names []string
-	for name := range programs {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	var insns, states, size, xlated, jited, took, usec int
-	failed := 0
-	for _, name := range names {
-		one := spec.Copy()
-		one.Programs = map[string]*ebpf.ProgramSpec{name: programs[name].Copy()}
-		level := ebpf.LogLevelStats
-		if *hot || *dump != "" {
-			level = ebpf.LogLevelStats | ebpf.LogLevelInstruction
-		}
-		began = time.Now()
-		c, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{
-			Cache: cache, MapReplacements: base.Maps,
-			Programs: ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 16},
-		})
-		d := time.Since(began)
-		if err != nil {
-			failed++
-			text := fmt.Sprintf("%+v", err)
-			if v := new(ebpf.VerifierError); errors.As(err, &v) {
-				text = fmt.Sprintf("%+v", v)
-			}
-			lines := strings.Split(text, "\n")
-			if !*full {
-				lines = lines[max(0, len(lines)-6):]
-			}
-			fmt.Printf("%-22s FAILED: %s\n", name, strings.Join(lines, "\n    "))
-			continue
-		}
-		p := c.Programs[name]
-		info, err := p.Info()
+	fmt.Println("program instructions states jited")
+	var total cost
+	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
+		c, _, err := load(spec, name, ebpf.LogLevelStats)
 		if err != nil {
 			return err
 		}
-		verified, _ := info.VerifiedInstructions()
-		x, _ := info.TranslatedSize()
-		j, _ := info.JitedSize()
-		log := p.VerifierLog
-		m := stats.FindStringSubmatch(log)
-		if m == nil {
-			m = make([]string, 5)
-		}
-		n := 0
-		for _, ins := range one.Programs[name].Instructions {
-			n += int(ins.Size() / 8)
-		}
-		st, _ := strconv.Atoi(m[2])
-		pk, _ := strconv.Atoi(m[3])
-		var us int
-		if t := duration.FindStringSubmatch(log); t != nil {
-			us, _ = strconv.Atoi(t[1])
-		}
-		var deep string
-		if t := stack.FindStringSubmatch(log); t != nil {
-			deep = t[1]
-		}
-		fmt.Printf("%-22s %8d %7d %7d %7d %8d %8d %8.1f %8.1f  %s\n", name, verified, st, pk, n, x/8, j, float64(us)/1000, float64(d.Microseconds())/1000, deep)
-		insns += int(verified)
-		states += st
-		size += n
-		xlated += x / 8
-		jited += int(j)
-		took += int(d.Microseconds())
-		usec += us
-		if *dump != "" {
-			if err := os.WriteFile(filepath.Join(*dump, name+".log"), []byte(log), 0o644); err != nil {
-				return err
-			}
-		}
-		if *hot {
-			where(log, info)
-		}
-		c.Close()
+		fmt.Println(name, c.instructions, c.states, c.jited)
+		total.instructions += c.instructions
+		total.states += c.states
+		total.jited += c.jited
 	}
-	fmt.Printf("%-22s %8d %7d %7s %7d %8d %8d %8.1f %8.1f  failed %d\n\n", "total", insns, states, "", size, xlated, jited, float64(usec)/1000, float64(took)/1000, failed)
+	fmt.Println("total", total.instructions, total.states, total.jited)
 	return nil
 }
 
-// where prints how often the verifier walked the instructions of each function and line.
-func where(log string, info *ebpf.ProgramInfo) {
-	offsets, _ := info.FuncInfos()
-	var names []string
-	for _, o := range offsets {
-		names = append(names, o.Func.Name)
+// insideVM looks for the ports by which vmtest/run talks to its machine.
+func insideVM() bool {
+	ports, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	return slices.ContainsFunc(ports, func(port string) bool {
+		text, _ := os.ReadFile(port)
+		return strings.HasPrefix(string(text), "tsem.")
+	})
+}
+
+type cost struct{ instructions, states, jited int }
+
+var totalStates = regexp.MustCompile(`total_states (\d+)`)
+
+// load loads one program and forgets it again; it returns its cost and the log.
+func load(spec *ebpf.CollectionSpec, name string, level ebpf.LogLevel) (cost, string, error) {
+	one := spec.Copy()
+	one.Programs = map[string]*ebpf.ProgramSpec{name: one.Programs[name]}
+	collection, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{
+		Programs: ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 16},
+	})
+	if err != nil {
+		return cost{}, "", fmt.Errorf("%+v", err) // with all that the verifier says
 	}
-	starts := map[int]int{}
-	byFunc := map[int]int{}
-	first := map[int]int{} // entries
-	byLine := map[string]int{}
+	defer collection.Close()
+	program := collection.Programs[name]
+	info, err := program.Info()
+	if err != nil {
+		return cost{}, "", fmt.Errorf("program %s: %w", name, err)
+	}
+	instructions, _ := info.VerifiedInstructions()
+	jited, _ := info.JitedSize()
+	c := cost{instructions: int(instructions), jited: int(jited)}
+	if m := totalStates.FindStringSubmatch(program.VerifierLog); m != nil {
+		c.states, _ = strconv.Atoi(m[1])
+	}
+	return c, program.VerifierLog, nil
+}
+
+// Lines of the verifier's log: where a function begins, a line of the source, and an
+// instruction that is walked.
+var (
+	functionLine    = regexp.MustCompile(`^func#(\d+) @(\d+)`)
+	sourceLine      = regexp.MustCompile(`^; (.*)$`)
+	instructionLine = regexp.MustCompile(`^(?:from \d+ to \d+: )?(\d+): \([0-9a-f]{2}\) `)
+)
+
+// walks counts what the verifier walked, by function (its first instruction) and line.
+type walks struct {
+	starts    []int
+	functions map[int]map[int]int // first instruction, instruction: how often
+	source    map[int]string      // of an instruction
+}
+
+func (w *walks) read(log string) {
 	line := ""
-	seen := map[int]string{}
-	uniq := map[int]map[int]bool{}
 	for text := range strings.Lines(log) {
 		text = strings.TrimRight(text, "\n")
-		if m := funcAt.FindStringSubmatch(text); m != nil {
-			n, _ := strconv.Atoi(m[1])
+		if m := functionLine.FindStringSubmatch(text); m != nil {
 			at, _ := strconv.Atoi(m[2])
-			starts[n] = at
-			continue
-		}
-		if m := place.FindStringSubmatch(text); m != nil {
+			w.starts = append(w.starts, at)
+		} else if m := sourceLine.FindStringSubmatch(text); m != nil {
 			line = m[1]
-			continue
-		}
-		m := visit.FindStringSubmatch(text)
-		if m == nil {
-			continue
-		}
-		at, _ := strconv.Atoi(m[1])
-		best := 0
-		for n, s := range starts {
-			if s <= at && s >= starts[best] {
-				best = n
+		} else if m := instructionLine.FindStringSubmatch(text); m != nil {
+			at, _ := strconv.Atoi(m[1])
+			start := 0
+			for _, s := range w.starts {
+				if s <= at {
+					start = max(start, s)
+				}
+			}
+			if w.functions[start] == nil {
+				w.functions[start] = make(map[int]int)
+			}
+			w.functions[start][at]++
+			if w.source[at] == "" {
+				w.source[at] = line
 			}
 		}
-		byFunc[best]++
-		if uniq[best] == nil {
-			uniq[best] = map[int]bool{}
-		}
-		uniq[best][at] = true
-		if at == starts[best] {
-			first[best]++
-		}
-		if seen[at] == "" {
-			seen[at] = line
-		}
-		byLine[seen[at]]++
-	}
-	type count struct {
-		what string
-		n    int
-	}
-	var list []count
-	for n, c := range byFunc {
-		name := fmt.Sprint("#", n)
-		if n < len(names) {
-			name = names[n]
-		}
-		list = append(list, count{fmt.Sprintf("%-24s entered %4d, %5d distinct", name, first[n], len(uniq[n])), c})
-	}
-	slices.SortFunc(list, func(a, b count) int { return b.n - a.n })
-	for _, c := range list {
-		fmt.Printf("    %7d %s\n", c.n, c.what)
-	}
-	list = nil
-	for l, n := range byLine {
-		list = append(list, count{l, n})
-	}
-	slices.SortFunc(list, func(a, b count) int { return b.n - a.n })
-	for _, c := range list[:min(25, len(list))] {
-		fmt.Printf("        %7d %s\n", c.n, c.what)
 	}
 }
 
-// sleepable is the variable of that name: the hooks whose programs sleep.
-func sleepable(spec *ebpf.CollectionSpec, any bool) []bool {
-	var ordinals *btf.Enum
-	hooks := make([]bool, bpf.HookMax)
-	if !any || spec.Types.TypeByName("tsem_hook", &ordinals) != nil {
-		return hooks
-	}
-	for _, v := range ordinals.Values {
-		p := spec.Programs[strings.TrimPrefix(v.Name, "TSEM_HOOK_")]
-		hooks[min(int(v.Value), len(hooks)-1)] = p != nil && p.Flags&unix.BPF_F_SLEEPABLE != 0
-	}
-	return hooks
-}
-
-// configure is what package loader does.
-func configure(spec *ebpf.CollectionSpec, maySleep bool) error {
-	cpus, err := ebpf.PossibleCPU()
+// where prints the functions of a program, and the 25 dearest lines.
+func where(spec *ebpf.CollectionSpec, name string) error {
+	_, log, err := load(spec, name, ebpf.LogLevelStats|ebpf.LogLevelInstruction)
 	if err != nil {
 		return err
 	}
-	if spec.Maps["buffers"] == nil {
-		return nil // another object
-	}
-	buffers := spec.Maps["buffers"].MaxEntries * uint32(cpus)
-	spec.Maps["buffers"].MaxEntries = buffers
-	for name, value := range map[string]any{
-		"buffers_count":  buffers,
-		"sleepable":      sleepable(spec, maySleep),
-		"identity_key":   [2]uint64{0x0123456789abcdef, 0xfedcba9876543210},
-		"mnt_ns_initial": uint32(0xf0000000),
-		"tai_offset":     uint64(37_000_000_000),
-	} {
-		if v := spec.Variables[name]; v != nil {
-			if err := v.Set(value); err != nil {
-				return fmt.Errorf("variable %s: %w", name, err)
-			}
+	w := walks{functions: make(map[int]map[int]int), source: make(map[int]string)}
+	w.read(log)
+	var functions []string
+	lines := make(map[string]int)
+	for start, counts := range w.functions {
+		sum := 0
+		for at, n := range counts {
+			sum += n
+			lines[w.source[at]] += n
 		}
+		functions = append(functions, fmt.Sprintf("%7d walked, %5d distinct, entered %4d times: function at %d, %s",
+			sum, len(counts), counts[start], start, w.source[start]))
+	}
+	var dear []string
+	for line, n := range lines {
+		dear = append(dear, fmt.Sprintf("%7d %s", n, line))
+	}
+	for _, list := range [][]string{functions, dear} {
+		slices.SortFunc(list, func(a, b string) int { return strings.Compare(b, a) })
+		fmt.Println(strings.Join(list[:min(25, len(list))], "\n") + "\n")
 	}
 	return nil
 }

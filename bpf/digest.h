@@ -31,11 +31,43 @@ struct digest {
 	struct created created;	/* in the namespace of the event; decides the digest too */
 };
 
+/* include/linux/fs.h: the filesystem counts changes of its inodes in i_version. */
+#define SB_I_VERSION (1 << 23)
+
+#define TMPFS_MAGIC 0x01021994
+
+static __always_inline bool has_version(const struct inode *inode)
+{
+	return inode->i_sb->s_flags & SB_I_VERSION;
+}
+
 static __always_inline void content_of(struct inode *inode, struct content *c)
 {
-	c->i_version = inode->i_version.counter;
+	/*
+	 * Bit 0 says that somebody asked for the version (I_VERSION_QUERIED), as IMA
+	 * does; elsewhere it is a part of what a server counts.
+	 */
+	c->i_version = (__u64)inode->i_version.counter >> (has_version(inode) ? 1 : 0);
 	c->size = inode->i_size;
 	inode_ctime(inode, &c->ctime_sec, &c->ctime_nsec);
+}
+
+/*
+ * Open for writing somewhere. A shared mapping that is writable counts as well: it holds
+ * the open file that it was made from.
+ */
+static __always_inline bool has_writers(const struct inode *inode)
+{
+	return inode->i_writecount.counter > 0;
+}
+
+/*
+ * The content changes without a trace in version or times: a page that is mapped shared
+ * and writable tells of its first store only, on tmpfs not even of that.
+ */
+static __always_inline bool is_volatile(const struct inode *inode)
+{
+	return inode->i_sb->s_magic == TMPFS_MAGIC || inode->i_mapping->i_mmap_writable.counter > 0;
 }
 
 static __always_inline bool content_equal(const struct content *a, const struct content *b)
@@ -78,16 +110,22 @@ static __always_inline bool content_settled(const struct content *c)
 }
 
 /*
- * Reads the file, in a hook that may. Not SHARED, because the helper wants a typed
- * pointer; it is called once in a program, and so walked once.
+ * Reads the file, in a hook that may. The digest is that of the content at the time of
+ * the event: nobody has the file open for writing before and after it is read, and what
+ * the kernel tells of the content is the same, in which a change would have shown. Not
+ * SHARED, because the helper wants a typed pointer; it is called once in a program, and
+ * so walked once.
  */
 static __noinline int digest_by_ima(struct file *file, struct digest *d, struct tsem_namespace *ns)
 {
 	struct inode *inode = file->f_inode;
 	struct content before, after;
 	struct inode_digest *s;
+	bool settled;
 
 	content_of(inode, &before);
+	if (has_writers(inode))
+		return 0;
 	s = bpf_inode_storage_get(&digests, inode, 0, 0);
 	if (s && digest_cached(s, &before, d->sha256)) {
 		d->state = TSEM_DIGEST_IMA;
@@ -96,14 +134,22 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	}
 	if (before.size > IMA_SIZE_MAX)
 		return 0;
+	/*
+	 * A hash that a policy made IMA take is of unknown age: it is kept as long as the
+	 * inode tells of no change. Without one the next helper reads the file.
+	 */
+	if (bpf_ima_inode_hash(inode, d->sha256, 32) >= 0)
+		return 0;
 	if (bpf_ima_file_hash(file, d->sha256, 32) != HASH_ALGO_SHA256)
 		return 0;
 	content_of(inode, &after);
-	if (!content_equal(&before, &after))
+	settled = content_settled(&before);
+	if (has_writers(inode) || !content_equal(&before, &after) ||
+	    !(settled || has_version(inode)))
 		return 0;
 	d->state = TSEM_DIGEST_IMA;
 	__sync_fetch_and_add(&ns->digests_ima, 1);
-	if (!content_settled(&before))
+	if (!settled || is_volatile(inode))
 		return 0;
 	if (!s)
 		s = bpf_inode_storage_get(&digests, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -118,7 +164,7 @@ SHARED int is_pseudo_filesystem(__u64 magic)
 	case 0x9fa0:		/* proc */
 	case 0x62656572:	/* sysfs */
 	case 0x64626720:	/* debugfs */
-	case 0x01021994:	/* tmpfs */
+	case TMPFS_MAGIC:
 	case 0x1cd1:		/* devpts */
 	case 0x42494e4d:	/* binfmt_misc */
 	case 0x73636673:	/* securityfs */
@@ -171,8 +217,14 @@ static __always_inline void take_digest(struct event *e, struct file *file, __u3
 	if (may_sleep(e) && (rules & DIGEST_READ) && (file->f_mode & FMODE_READ) &&
 	    (e->ns->flags & TSEM_NS_SHA256))
 		digest_by_ima(file, d, e->ns);
-	if (d->state == TSEM_DIGEST_WANTED)
+	if (d->state != TSEM_DIGEST_WANTED)
+		return;
+	if (is_volatile(inode)) {
+		d->state = TSEM_DIGEST_VOLATILE;
+		__sync_fetch_and_add(&e->ns->digests_volatile, 1);
+	} else {
 		__sync_fetch_and_add(&e->ns->digests_wanted, 1);
+	}
 }
 
 #endif

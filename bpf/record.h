@@ -174,6 +174,7 @@ enum tsem_digest_state {
 	TSEM_DIGEST_WANTED = 1,	/* the daemon has to read the file */
 	TSEM_DIGEST_IMA = 2,	/* sha256 in the cell, taken from IMA in the hook */
 	TSEM_DIGEST_ZERO = 3,	/* kernel_read_file of something not regular */
+	TSEM_DIGEST_VOLATILE = 4,	/* nobody can know: content changes without a trace */
 };
 
 struct tsem_file {

@@ -107,10 +107,11 @@ type tsemTsemCreds struct {
 type tsemTsemDigestState uint32
 
 const (
-	tsemTsemDigestStateTSEM_DIGEST_EMPTY  tsemTsemDigestState = 0
-	tsemTsemDigestStateTSEM_DIGEST_WANTED tsemTsemDigestState = 1
-	tsemTsemDigestStateTSEM_DIGEST_IMA    tsemTsemDigestState = 2
-	tsemTsemDigestStateTSEM_DIGEST_ZERO   tsemTsemDigestState = 3
+	tsemTsemDigestStateTSEM_DIGEST_EMPTY    tsemTsemDigestState = 0
+	tsemTsemDigestStateTSEM_DIGEST_WANTED   tsemTsemDigestState = 1
+	tsemTsemDigestStateTSEM_DIGEST_IMA      tsemTsemDigestState = 2
+	tsemTsemDigestStateTSEM_DIGEST_ZERO     tsemTsemDigestState = 3
+	tsemTsemDigestStateTSEM_DIGEST_VOLATILE tsemTsemDigestState = 4
 )
 
 type tsemTsemFile struct {
@@ -186,25 +187,26 @@ const (
 )
 
 type tsemTsemNamespace struct {
-	_             structs.HostLayout
-	Id            uint64
-	Flags         uint32
-	Magazine      uint32
-	Reserve       uint32
-	Keeper        uint32
-	Wait          uint64
-	Raised        uint64
-	Delivered     uint64
-	Refused       [3]uint64
-	Cut           uint64
-	Waited        uint64
-	Tasks         uint64
-	TasksLost     uint64
-	ExecsLost     uint64
-	CreationsLost uint64
-	DigestsIma    uint64
-	DigestsCached uint64
-	DigestsWanted uint64
+	_               structs.HostLayout
+	Id              uint64
+	Flags           uint32
+	Magazine        uint32
+	Reserve         uint32
+	Keeper          uint32
+	Wait            uint64
+	Raised          uint64
+	Delivered       uint64
+	Refused         [3]uint64
+	Cut             uint64
+	Waited          uint64
+	Tasks           uint64
+	TasksLost       uint64
+	ExecsLost       uint64
+	CreationsLost   uint64
+	DigestsIma      uint64
+	DigestsCached   uint64
+	DigestsWanted   uint64
+	DigestsVolatile uint64
 }
 
 type tsemTsemNamespaceFlags uint32

@@ -126,7 +126,14 @@ struct inode_operations {
 	void *rename;
 };
 
+struct address_space {
+	struct {
+		int counter;
+	} i_mmap_writable;
+};
+
 struct super_block {
+	unsigned long s_flags;
 	dev_t s_dev;
 	unsigned long s_magic;
 	struct dentry *s_root;
@@ -145,6 +152,10 @@ struct inode {
 	unsigned long i_ino;
 	s64 i_size;
 	u32 i_generation;
+	struct address_space *i_mapping;
+	struct {
+		int counter;
+	} i_writecount;
 	struct {
 		s64 counter;
 	} i_version;

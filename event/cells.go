@@ -149,10 +149,11 @@ func pathOf(b []byte) PathView {
 type digestSource uint32
 
 const (
-	digestEmpty  digestSource = iota // not measured by rule: digest of no bytes
-	digestWanted                     // user space has to read the file
-	digestIMA                        // sha256 by IMA, in the cell
-	digestZero                       // kernel_read_file of something not regular
+	digestEmpty    digestSource = iota // not measured by rule: digest of no bytes
+	digestWanted                       // user space has to read the file
+	digestIMA                          // sha256 by IMA, in the cell
+	digestZero                         // kernel_read_file of something not regular
+	digestVolatile                     // nobody can know: content changes without a trace
 )
 
 // FileView is an open file as its cells have it.

@@ -57,7 +57,8 @@ type DigestState uint8
 const (
 	// DigestUnavailable: the file could not be found or read, or not in time.
 	DigestUnavailable DigestState = iota
-	// DigestChanged: the file was changed before it could be read.
+	// DigestChanged: the file was changed before it could be read, or nobody would
+	// have noticed: it was mapped shared and writable.
 	DigestChanged
 	// DigestExact: it is that of the content at the time of the event.
 	DigestExact
@@ -85,8 +86,8 @@ type TaskIDs interface {
 }
 
 // Digest returns the digest of the file of a record as far as the record itself tells:
-// by rule, or because IMA measured it in the hook. Otherwise it returns false: somebody
-// has to read the file. A record without a file needs none.
+// by rule, because IMA measured it in the hook, or because it cannot be known. Otherwise
+// it returns false: somebody has to read the file. A record without a file needs none.
 func (r *Record) Digest(h crypto.Hash) (Digest, bool) {
 	if !r.HasFile() {
 		return Digest{}, true
@@ -97,6 +98,8 @@ func (r *Record) Digest(h crypto.Hash) (Digest, bool) {
 		return Digest{emptyDigests[h], DigestExact}, true
 	case source == digestZero:
 		return Digest{zeros[:h.Size()], DigestExact}, true
+	case source == digestVolatile:
+		return Digest{State: DigestChanged}, true
 	case source == digestIMA && h == crypto.SHA256:
 		return Digest{f[offFileDigest : offFileDigest+32], DigestExact}, true
 	}

@@ -133,6 +133,7 @@ func TestEnums(t *testing.T) {
 		"tsem_digest_state": {
 			"TSEM_DIGEST_EMPTY": uint64(digestEmpty), "TSEM_DIGEST_WANTED": uint64(digestWanted),
 			"TSEM_DIGEST_IMA": uint64(digestIMA), "TSEM_DIGEST_ZERO": uint64(digestZero),
+			"TSEM_DIGEST_VOLATILE": uint64(digestVolatile),
 		},
 	} {
 		var e *btf.Enum

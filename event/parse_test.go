@@ -138,7 +138,7 @@ func TestCellErrors(t *testing.T) {
 	}
 	anonymous := func() *eventtest.Builder { return &eventtest.Builder{Header: eventtest.Header{Hook: 15, Kind: 1}} }
 	refused(t, []wrong{
-		{"digest state", at(cut.Record(), sizeRecord+sizeCell+offFileDigestState, 4), ErrCell, "digest state 4"},
+		{"digest state", at(cut.Record(), sizeRecord+sizeCell+offFileDigestState, 5), ErrCell, "digest state 5"},
 		{"path too long", longPath.Record(), ErrCell, "4129 bytes"},
 		{"address too long", bind(func(b *eventtest.Builder) { b.Addr(2, make([]byte, addressMax+1)) }), ErrCell, "137 bytes"},
 		{"address without a head", bind(func(b *eventtest.Builder) { b.Cell(eventtest.Addr, uint32(2)) }), ErrCell, "4 bytes"},
@@ -257,6 +257,7 @@ func TestDigestSources(t *testing.T) {
 	empty := sha256.Sum256(nil)
 	for source, want := range map[digestSource]string{
 		digestEmpty: hex.EncodeToString(empty[:]), digestIMA: ima, digestZero: strings.Repeat("0", 64), digestWanted: strings.Repeat("f", 64),
+		digestVolatile: strings.Repeat("f", 64),
 	} {
 		b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1}}
 		addFile(b, source, "/x")

@@ -229,7 +229,7 @@ func (c *cells) check(set cellSet) (flags uint16, err error) {
 		}
 	}
 	if kind == cellFile {
-		if state := native.Uint32(c.rest[sizeCell+offFileDigestState:]); state > uint32(digestZero) {
+		if state := native.Uint32(c.rest[sizeCell+offFileDigestState:]); state > uint32(digestVolatile) {
 			return 0, fmt.Errorf("%w: digest state %d", ErrCell, state)
 		}
 	}

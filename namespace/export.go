@@ -95,6 +95,7 @@ type Totals struct {
 	CreationsLost uint64 // created files without instance
 	DigestsIMA    uint64 // file digests by IMA, in the hook
 	DigestsCached uint64 // by IMA, earlier
+	Volatile      uint64 // digests that cannot be known: content that changes without a trace
 	Late          uint64 // records that waited too long for the digest of their file
 	Crowded       uint64 // records that had to stop waiting for it, for lack of room
 	Digests       digest.Stats
@@ -120,6 +121,7 @@ func (n *Namespace) Totals() Totals {
 		CreationsLost: atomic.LoadUint64(&s.CreationsLost),
 		DigestsIMA:    atomic.LoadUint64(&s.DigestsIma),
 		DigestsCached: atomic.LoadUint64(&s.DigestsCached),
+		Volatile:      atomic.LoadUint64(&s.DigestsVolatile),
 		Late:          n.joiner.late.Load(),
 		Crowded:       n.joiner.crowded.Load(),
 		Digests:       n.digests.Stats(),
@@ -162,7 +164,7 @@ func (t Totals) String() string {
 	d := t.Digests
 	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
 		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
-		d.Changed+d.Unavailable+d.Overloaded+d.Cancelled)
+		t.Volatile+d.Changed+d.Unavailable+d.Overloaded+d.Cancelled)
 	return b.String()
 }
 

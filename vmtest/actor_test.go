@@ -199,7 +199,8 @@ var acts = map[string]act{
 			must(unix.Setxattr(plain(dir), "user.empty", nil, 0))
 		}
 	},
-	"large_values": actLargeValues,
+	"large_values":   actLargeValues,
+	"shared_mapping": actSharedMapping,
 	"socket_create": func(dir string, know func(string, string, ...any)) func() {
 		return func() { socket(unix.AF_INET, unix.SOCK_DGRAM, 0) }
 	},

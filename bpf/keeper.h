@@ -21,6 +21,16 @@ int keeper_register(void *context)
 	return bpf_map_update_elem(&keepers, &tgid, &one, BPF_ANY) ? 0 : tgid;
 }
 
+/*
+ * The id of the calling thread as programs see it, which in a pid namespace is not
+ * what gettid() says.
+ */
+SEC("syscall")
+int thread_id(void *context)
+{
+	return bpf_get_current_task_btf()->pid;
+}
+
 static long close_step(__u32 slot, __u32 *keeper)
 {
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);

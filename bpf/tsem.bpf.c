@@ -20,17 +20,17 @@
 #include "hooks/bpf.c"
 
 /*
- * The support test: it is loaded alone, and the loader looks whether a system
- * call of its own makes it run. Without bpf in the lsm= boot line it loads and
- * attaches all the same, and is never called.
+ * The support test: it is loaded with thread_id alone, and the loader looks whether
+ * a system call of its own thread makes it run. Without bpf in the lsm= boot line
+ * it loads and attaches all the same, and is never called.
  */
-volatile __u32 probe_tgid;
+volatile __u32 probe_thread;
 volatile __u64 probe_runs;
 
 SEC("lsm/task_getpgid")
 int BPF_PROG(probe, struct task_struct *p)
 {
-	if (bpf_get_current_pid_tgid() >> 32 == probe_tgid)
+	if ((__u32)bpf_get_current_task_btf()->pid == probe_thread)
 		__sync_fetch_and_add(&probe_runs, 1);
 	return 0;
 }

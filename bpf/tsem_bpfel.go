@@ -351,6 +351,7 @@ const (
 	tsemProgTaskExit           = "task_exit"
 	tsemProgTaskFree           = "task_free"
 	tsemProgTaskKill           = "task_kill"
+	tsemProgThreadId           = "thread_id"
 	tsemProgUnixStreamConnect  = "unix_stream_connect"
 	tsemVarBuffersCount        = "buffers_count"
 	tsemVarContract            = "contract"
@@ -360,7 +361,7 @@ const (
 	tsemVarMntNsInitial        = "mnt_ns_initial"
 	tsemVarMountLockAddress    = "mount_lock_address"
 	tsemVarProbeRuns           = "probe_runs"
-	tsemVarProbeTgid           = "probe_tgid"
+	tsemVarProbeThread         = "probe_thread"
 	tsemVarRenameLockAddress   = "rename_lock_address"
 	tsemVarRootSlot            = "root_slot"
 	tsemVarSleepable           = "sleepable"
@@ -443,6 +444,7 @@ type tsemProgramSpecs struct {
 	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
 	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
 	TaskKill           *ebpf.ProgramSpec `ebpf:"task_kill"`
+	ThreadId           *ebpf.ProgramSpec `ebpf:"thread_id"`
 	UnixStreamConnect  *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
 }
 
@@ -475,7 +477,7 @@ type tsemVariableSpecs struct {
 	MntNsInitial      *ebpf.VariableSpec `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.VariableSpec `ebpf:"mount_lock_address"`
 	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
-	ProbeTgid         *ebpf.VariableSpec `ebpf:"probe_tgid"`
+	ProbeThread       *ebpf.VariableSpec `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.VariableSpec `ebpf:"root_slot"`
 	Sleepable         *ebpf.VariableSpec `ebpf:"sleepable"`
@@ -544,7 +546,7 @@ type tsemVariables struct {
 	MntNsInitial      *ebpf.Variable `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.Variable `ebpf:"mount_lock_address"`
 	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
-	ProbeTgid         *ebpf.Variable `ebpf:"probe_tgid"`
+	ProbeThread       *ebpf.Variable `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
 	RootSlot          *ebpf.Variable `ebpf:"root_slot"`
 	Sleepable         *ebpf.Variable `ebpf:"sleepable"`
@@ -589,6 +591,7 @@ type tsemPrograms struct {
 	TaskExit           *ebpf.Program `ebpf:"task_exit"`
 	TaskFree           *ebpf.Program `ebpf:"task_free"`
 	TaskKill           *ebpf.Program `ebpf:"task_kill"`
+	ThreadId           *ebpf.Program `ebpf:"thread_id"`
 	UnixStreamConnect  *ebpf.Program `ebpf:"unix_stream_connect"`
 }
 
@@ -627,6 +630,7 @@ func (p *tsemPrograms) Close() error {
 		p.TaskExit,
 		p.TaskFree,
 		p.TaskKill,
+		p.ThreadId,
 		p.UnixStreamConnect,
 	)
 }

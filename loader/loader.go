@@ -32,6 +32,7 @@ const (
 	probeProgram  = "probe"
 	locksProgram  = "find_locks"
 	keeperProgram = "keeper_register"
+	threadProgram = "thread_id"
 )
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
@@ -311,6 +312,19 @@ func (e *Engine) Namespace(slot uint32) *bpf.Namespace {
 // is not what os.Getpid returns in a pid namespace. Namespaces that have it in their
 // state are closed by the kernel half when the process has exited.
 func (e *Engine) Keeper() uint32 { return e.keeper }
+
+// ThreadID returns the id of the calling thread as the kernel half knows it, which is
+// not what gettid(2) returns in a pid namespace. The caller has to be locked to its
+// thread.
+func (e *Engine) ThreadID() (uint32, error) { return threadID(e.collection) }
+
+func threadID(collection *ebpf.Collection) (uint32, error) {
+	id, err := collection.Programs[threadProgram].Run(&ebpf.RunOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the id of this thread: %w", err)
+	}
+	return id, nil
+}
 
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
 // into the namespace of a slot; 0 ends that.

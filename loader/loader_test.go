@@ -131,3 +131,19 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestInactive: what to boot with has bpf in it once.
+func TestInactive(t *testing.T) {
+	for _, test := range []struct {
+		lsms []string
+		says string
+	}{
+		{nil, "add bpf to CONFIG_LSM"},
+		{[]string{"lockdown", "yama"}, "boot with lsm=lockdown,yama,bpf\n"},
+		{[]string{"lockdown", "bpf"}, "report this"},
+	} {
+		if err := inactive(test.lsms); !errors.Is(err, ErrInactive) || !strings.Contains(err.Error()+"\n", test.says) {
+			t.Errorf("%v: %v, want %q", test.lsms, err, test.says)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -212,7 +213,7 @@ func canSleep(hook string, cache *btf.Cache) (bool, error) {
 // probeRuns attaches a program and sees whether a system call makes it run.
 func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error {
 	for name := range spec.Programs {
-		if name != probeProgram {
+		if name != probeProgram && name != threadProgram {
 			delete(spec.Programs, name)
 		}
 	}
@@ -221,14 +222,20 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 			delete(spec.Maps, name)
 		}
 	}
-	if err := spec.Variables["probe_tgid"].Set(uint32(os.Getpid())); err != nil {
-		return err
-	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return fmt.Errorf("load the probe program: %w", err)
 	}
 	defer collection.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, err := threadID(collection)
+	if err != nil {
+		return err
+	}
+	if err := collection.Variables["probe_thread"].Set(thread); err != nil {
+		return err
+	}
 	l, err := link.AttachLSM(link.LSMOptions{Program: collection.Programs[probeProgram]})
 	if err != nil {
 		return explainAttach(probeProgram, err)
@@ -243,13 +250,21 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 		return err
 	}
 	if runs == 0 {
-		remedy := "add bpf to CONFIG_LSM, or to the lsm= list of the boot line"
-		if len(lsms) > 0 {
-			remedy = "boot with lsm=" + strings.Join(append(slices.Clone(lsms), "bpf"), ",")
-		}
-		return &SupportError{ErrInactive, "a probe program was attached and never called", remedy}
+		return inactive(lsms)
 	}
 	return nil
+}
+
+// inactive is the error where programs attach and are never called. lsms may be empty.
+func inactive(lsms []string) error {
+	remedy := "add bpf to CONFIG_LSM, or to the lsm= list of the boot line"
+	switch {
+	case slices.Contains(lsms, "bpf"):
+		remedy = "report this: bpf is in the list of active LSMs"
+	case len(lsms) > 0:
+		remedy = "boot with lsm=" + strings.Join(append(slices.Clone(lsms), "bpf"), ",")
+	}
+	return &SupportError{ErrInactive, "a probe program was attached and never called", remedy}
 }
 
 // activeLSMs reads the list, which is there only where securityfs is mounted.

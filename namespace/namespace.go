@@ -26,7 +26,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/digest"
@@ -218,12 +217,16 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	births, tid := n.engine.Map("births"), uint32(unix.Gettid())
-	if err := births.Put(tid, n.slot); err != nil {
+	births := n.engine.Map("births")
+	thread, err := n.engine.ThreadID()
+	if err != nil {
+		return err
+	}
+	if err := births.Put(thread, n.slot); err != nil {
 		return fmt.Errorf("map births: %w", err)
 	}
-	err := cmd.Start()
-	return errors.Join(err, births.Delete(tid))
+	err = cmd.Start()
+	return errors.Join(err, births.Delete(thread))
 }
 
 // AdoptHost makes this the namespace of every task of the host that is in no other

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
@@ -430,5 +431,34 @@ func TestExportRoot(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "0 refused") {
 		t.Error(stderr.String())
+	}
+}
+
+// TestExportRootOnce: two that describe the whole host would describe each other.
+func TestExportRootOnce(t *testing.T) {
+	first := exec.Command("tsem-bpf", "export", "--root", "-o", "/tmp/host-1")
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = first.Process.Kill() }()
+	waitFor(t, "records", 2*time.Minute, func() bool {
+		info, err := os.Stat("/tmp/host-1")
+		return err == nil && info.Size() > 0
+	})
+	other := func() *exec.Cmd {
+		return exec.Command("tsem-bpf", "export", "--root", "-o", "/tmp/host-2", "--duration", "1ms")
+	}
+	out, err := other().CombinedOutput()
+	if err == nil || !strings.Contains(string(out), loader.ErrHostTaken.Error()) {
+		t.Errorf("a second one: %v, %s", err, out)
+	}
+	if err := first.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := other().CombinedOutput(); err != nil {
+		t.Errorf("one after that: %v, %s", err, out)
 	}
 }

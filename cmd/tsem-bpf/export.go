@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 type exportCommand struct {
@@ -45,6 +47,11 @@ func (c *exportCommand) Run(s *streams) error {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
+	host, err := loader.ClaimHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
 	n, err := begin(&c.exportFlags, s, signals)
 	if err != nil {
 		return err

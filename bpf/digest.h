@@ -35,6 +35,7 @@ struct digest {
 #define SB_I_VERSION (1 << 23)
 
 #define TMPFS_MAGIC 0x01021994
+#define OVERLAYFS_MAGIC 0x794c7630
 
 static __always_inline bool has_version(const struct inode *inode)
 {
@@ -53,12 +54,31 @@ static __always_inline void content_of(struct inode *inode, struct content *c)
 }
 
 /*
+ * On overlayfs the inode below, which the pages belong to; 0 as long as the file is not
+ * written to, and elsewhere. struct ovl_inode (fs/overlayfs/ovl_entry.h) has the directory
+ * entry of it right behind the inode; as the type of a module it is not in the kernel's BTF.
+ */
+static __always_inline struct inode *upper_inode(const struct inode *inode)
+{
+	struct dentry *upper = NULL;
+
+	if (inode->i_sb->s_magic != OVERLAYFS_MAGIC)
+		return NULL;
+	bpf_probe_read_kernel(&upper, sizeof(upper),
+			      (const void *)inode + bpf_core_type_size(struct inode));
+	return upper ? BPF_CORE_READ(upper, d_inode) : NULL;
+}
+
+/*
  * Open for writing somewhere. A shared mapping that is writable counts as well: it holds
- * the open file that it was made from.
+ * the open file that it was made from, on overlayfs that of the inode below.
  */
 static __always_inline bool has_writers(const struct inode *inode)
 {
-	return inode->i_writecount.counter > 0;
+	struct inode *upper = upper_inode(inode);
+
+	return inode->i_writecount.counter > 0 ||
+	       (upper && BPF_CORE_READ(upper, i_writecount.counter) > 0);
 }
 
 /*
@@ -67,7 +87,18 @@ static __always_inline bool has_writers(const struct inode *inode)
  */
 static __always_inline bool is_volatile(const struct inode *inode)
 {
+	struct inode *upper = upper_inode(inode);
+
+	if (upper)
+		return BPF_CORE_READ(upper, i_sb, s_magic) == TMPFS_MAGIC ||
+		       BPF_CORE_READ(upper, i_mapping, i_mmap_writable.counter) > 0;
 	return inode->i_sb->s_magic == TMPFS_MAGIC || inode->i_mapping->i_mmap_writable.counter > 0;
+}
+
+/* Overlayfs copies the times of the inode below, but not after every change. */
+static __always_inline bool has_own_times(const struct inode *inode)
+{
+	return !upper_inode(inode);
 }
 
 static __always_inline bool content_equal(const struct content *a, const struct content *b)
@@ -149,7 +180,7 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 		return 0;
 	d->state = TSEM_DIGEST_IMA;
 	__sync_fetch_and_add(&ns->digests_ima, 1);
-	if (!settled || is_volatile(inode))
+	if (!settled || is_volatile(inode) || !has_own_times(inode))
 		return 0;
 	if (!s)
 		s = bpf_inode_storage_get(&digests, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);

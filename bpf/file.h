@@ -7,6 +7,25 @@
 #include "inode.h"
 #include "path.h"
 
+/*
+ * include/linux/fs.h: not counted as an open file of anybody. So are the files that a
+ * filesystem opens below its own, until 6.5 with the path of the file above.
+ */
+#define FMODE_NOACCOUNT 0x20000000
+
+/* The hook is called for what a filesystem does for itself: counted, and no event. */
+static __always_inline bool is_inner(struct event *e, bool private)
+{
+	if (private)
+		__sync_fetch_and_add(&e->ns->inner, 1);
+	return private;
+}
+
+static __always_inline bool is_inner_file(struct event *e, const struct file *file)
+{
+	return is_inner(e, (file->f_mode & FMODE_NOACCOUNT) || mount_is_private(file->f_path.mnt));
+}
+
 /* A FILE: its path names the creator only within the creator's namespace. */
 SHARED int describe_file(struct buffer *buf, __u64 address, const struct digest *d)
 {

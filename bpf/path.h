@@ -111,6 +111,22 @@ static long walk_step(__u32 i, struct walk_context *context)
 	return 0;
 }
 
+/* include/linux/fs.h: of filesystems that the kernel mounts for itself, and never at a path. */
+#define SB_KERNMOUNT (1UL << 22)
+#define SB_NOUSER (1UL << 31)
+
+/*
+ * A mount that a filesystem made for itself of one that has a place (clone_private_mount):
+ * overlayfs has one of each layer. It is in no mount namespace, MNT_NS_INTERNAL, but its
+ * filesystem is not the kernel's own, like that of pipes or memfds.
+ */
+static __always_inline bool mount_is_private(const struct vfsmount *mnt)
+{
+	__u64 ns = (__u64)BPF_CORE_READ(mount_of((__u64)mnt), mnt_ns);
+
+	return ns >= (__u64)-4095 && !(BPF_CORE_READ(mnt, mnt_sb, s_flags) & (SB_KERNMOUNT | SB_NOUSER));
+}
+
 /* fs/mount.h: is_mounted, and not in the anonymous namespace of an open_tree. */
 static __always_inline bool mount_is_attached(struct mount *top)
 {

@@ -48,6 +48,7 @@ struct tsem_namespace {
 	__u64 digests_cached;	/* of an inode whose digest was known */
 	__u64 digests_wanted;	/* left to the daemon */
 	__u64 digests_volatile;	/* of content that changes without a trace */
+	__u64 inner;		/* what filesystems did for themselves; no events */
 };
 
 /* Value of map `tasks`, from fork (or from its adoption) until it is freed. */

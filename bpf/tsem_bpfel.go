@@ -207,6 +207,7 @@ type tsemTsemNamespace struct {
 	DigestsCached   uint64
 	DigestsWanted   uint64
 	DigestsVolatile uint64
+	Inner           uint64
 }
 
 type tsemTsemNamespaceFlags uint32

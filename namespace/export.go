@@ -95,6 +95,7 @@ type Totals struct {
 	CreationsLost uint64 // created files without instance
 	DigestsIMA    uint64 // file digests by IMA, in the hook
 	DigestsCached uint64 // by IMA, earlier
+	Inner         uint64 // calls of hooks for what filesystems do for themselves, which are no events
 	Volatile      uint64 // digests that cannot be known: content that changes without a trace
 	Late          uint64 // records that waited too long for the digest of their file
 	Crowded       uint64 // records that had to stop waiting for it, for lack of room
@@ -121,6 +122,7 @@ func (n *Namespace) Totals() Totals {
 		CreationsLost: atomic.LoadUint64(&s.CreationsLost),
 		DigestsIMA:    atomic.LoadUint64(&s.DigestsIma),
 		DigestsCached: atomic.LoadUint64(&s.DigestsCached),
+		Inner:         atomic.LoadUint64(&s.Inner),
 		Volatile:      atomic.LoadUint64(&s.DigestsVolatile),
 		Late:          n.joiner.late.Load(),
 		Crowded:       n.joiner.crowded.Load(),
@@ -155,6 +157,7 @@ func (t Totals) String() string {
 		{t.TasksLost, "tasks not modeled for lack of memory"},
 		{t.TaskIDsLost, "TASK_IDs unknown"},
 		{t.CreationsLost, "created files without instance"},
+		{t.Inner, "left out, done by filesystems for themselves"},
 		{t.Crowded, "not waited for digests, for lack of room"},
 	} {
 		if more.count > 0 {

@@ -201,6 +201,7 @@ var acts = map[string]act{
 	},
 	"large_values":   actLargeValues,
 	"shared_mapping": actSharedMapping,
+	"overlay":        actOverlay,
 	"socket_create": func(dir string, know func(string, string, ...any)) func() {
 		return func() { socket(unix.AF_INET, unix.SOCK_DGRAM, 0) }
 	},

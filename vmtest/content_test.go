@@ -7,11 +7,14 @@ package vmtest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -194,5 +197,86 @@ func TestFirstDigest(t *testing.T) {
 	}
 	if first.DigestsCached+1 != second.DigestsCached {
 		t.Errorf("%d digests are known, then %d", first.DigestsCached, second.DigestsCached)
+	}
+}
+
+// actOverlay does what cat does with files of an overlayfs, as another user than the one
+// who mounted it.
+func actOverlay(dir string, know func(string, string, ...any)) func() {
+	_, _, errno := unix.Syscall(unix.SYS_SETFSUID, 1000, 0, 0)
+	if errno != 0 {
+		must(errno)
+	}
+	return func() {
+		for _, name := range []string{"/merged/low", "/merged/up", "/merged/shared"} {
+			fd := open(dir+name, unix.O_RDONLY, 0)
+			var stat unix.Stat_t
+			must(unix.Fstat(fd, &stat))
+			_, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE)
+			must(err)
+			_, err = unix.Read(fd, make([]byte, 1<<16))
+			must(err)
+			must(unix.Close(fd))
+		}
+	}
+}
+
+// mountOverlay makes an overlayfs at /merged with a file of the lower layer, one of the
+// upper, and one that is mapped shared and writable by way of a descriptor that is closed.
+func mountOverlay(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range []string{"/lower", "/upper", "/work", "/merged"} {
+		must(os.Mkdir(dir+name, 0o755))
+	}
+	must(os.WriteFile(dir+"/lower/low", []byte(contentA), 0o644))
+	must(os.WriteFile(dir+"/upper/up", []byte(contentB), 0o644))
+	must(os.WriteFile(dir+"/upper/shared", []byte(contentB), 0o644))
+	layers := "lowerdir=" + dir + "/lower,upperdir=" + dir + "/upper,workdir=" + dir + "/work"
+	must(unix.Mount("none", dir+"/merged", "overlay", 0, layers))
+	fd := open(dir+"/merged/shared", unix.O_RDWR, 0)
+	memory := mapShared(fd)
+	must(unix.Close(fd))
+	memory[0] = 'A'
+	t.Cleanup(func() {
+		must(unix.Munmap(memory))
+		must(unix.Unmount(dir+"/merged", 0))
+	})
+	settle(dir + "/merged/shared")
+}
+
+// TestOverlay: a file of an overlayfs is one file, and its digest as exact as elsewhere.
+func TestOverlay(t *testing.T) {
+	if out, err := exec.Command("modprobe", "overlay").CombinedOutput(); err != nil {
+		lacks(t, "CONFIG_OVERLAY_FS: "+string(out))
+	}
+	dir := folder(t, "overlay")
+	mountOverlay(t, dir)
+	o := observe(t, "overlay", namespace.Config{})
+	known := map[any]string{digestOf(contentA): "A", digestOf(contentB): "B"}
+	var got []string
+	for _, r := range o.events {
+		hook := at(r, "event.type").(string)
+		path, worth := at(r, hook+".file.path.pathname"), known[at(r, hook+".file.digest")]
+		if hook == "inode_getattr" {
+			path = at(r, "inode_getattr.path.path.pathname")
+		}
+		if state := at(r, hook+".file.digest_state"); state != nil {
+			worth = state.(string)
+		}
+		got = append(got, strings.TrimSpace(fmt.Sprint(hook, " ", strings.TrimPrefix(fmt.Sprint(path), dir), " ", worth)))
+		if at(r, "COE.fsuid") != "1000" {
+			t.Errorf("%s: fsuid %v of the task with 1000", hook, at(r, "COE.fsuid"))
+		}
+	}
+	want := []string{
+		"file_open /merged/low A", "inode_getattr /merged/low", "mmap_file /merged/low A",
+		"file_open /merged/up B", "inode_getattr /merged/up", "mmap_file /merged/up B",
+		"file_open /merged/shared changed", "inode_getattr /merged/shared", "mmap_file /merged/shared changed",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if o.totals.Inner < 3 {
+		t.Errorf("%d calls for the layers are counted, of 3 files", o.totals.Inner)
 	}
 }

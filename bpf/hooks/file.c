@@ -16,7 +16,7 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	struct event e = EVENT(file_open, ret);
 	struct digest digest;
 
-	if (!modeled(&e) || !S_ISREG(file->f_inode->i_mode))
+	if (!modeled(&e) || !S_ISREG(file->f_inode->i_mode) || is_inner_file(&e, file))
 		return e.result;
 	/* Not read here: IMA would wait for an open that is not finished. */
 	take_digest(&e, file, 0, &digest);
@@ -68,7 +68,7 @@ int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg,
 	struct event e = EVENT(file_ioctl, ret);
 	struct digest digest;
 
-	if (!modeled(&e))
+	if (!modeled(&e) || is_inner_file(&e, file))
 		return e.result;
 	take_digest(&e, file, DIGEST_READ, &digest);
 	if (!event_begin(&e))

@@ -97,7 +97,7 @@ int BPF_PROG(inode_getattr, const struct path *path, int ret)
 {
 	struct event e = EVENT(inode_getattr, ret);
 
-	if (!modeled(&e) || !event_begin(&e))
+	if (!modeled(&e) || is_inner(&e, mount_is_private(path->mnt)) || !event_begin(&e))
 		return e.result;
 	cell_mounted_dentry(&e, path);
 	return event_end(&e);

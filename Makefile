@@ -124,7 +124,7 @@ lint: ## Check module files, SPDX lines, shell syntax.
 
 .PHONY: format
 format: ## Check the format of Go files.
-	@wrong=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
+	@wrong=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')) || exit; [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
 
 .PHONY: setup
 setup: clang-setup race-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.

@@ -26,13 +26,15 @@ const (
 	closing = time.Second
 )
 
-// Request asks for the digest of a file. All but Hash is from the record: TID from
-// the header, Path from the PATH cell and the rest from the INODE cell.
+// Request asks for the digest of a file. All but Hash is from the record: TID and Time
+// from the header, Path from the PATH cell and the rest from the INODE cell.
 type Request struct {
 	// Hash is SHA-256, SHA-384 or SHA-512.
 	Hash crypto.Hash
 	// TID is the thread, in the initial pid namespace, that used the file.
 	TID uint32
+	// Time is that of the event: CLOCK_BOOTTIME, ns.
+	Time uint64
 	// Exec: the thread executed the file.
 	Exec bool
 	// Path is from the root of the thread's mount namespace. If it is no absolute
@@ -80,11 +82,12 @@ type ticket struct {
 
 // Cache computes digests and keeps them. Make one with New.
 type Cache struct {
-	read  func(fd int, p []byte) (int, error) // unix.Read, but for tests
-	jobs  chan *job
-	stop  chan struct{} // closed by Close
-	close sync.Once
-	ended chan struct{} // a value from every worker that ends
+	read   func(fd int, p []byte) (int, error) // unix.Read, but for tests
+	clocks clocks
+	jobs   chan *job
+	stop   chan struct{} // closed by Close
+	close  sync.Once
+	ended  chan struct{} // a value from every worker that ends
 
 	counters
 
@@ -94,11 +97,12 @@ type Cache struct {
 }
 
 // New returns an empty Cache, and starts its goroutines.
-func New() *Cache { return newCache(unix.Read) }
+func New() *Cache { return newCache(unix.Read, systemClocks()) }
 
-func newCache(read func(fd int, p []byte) (int, error)) *Cache {
+func newCache(read func(fd int, p []byte) (int, error), clocks clocks) *Cache {
 	c := &Cache{
 		read:    read,
+		clocks:  clocks,
 		jobs:    make(chan *job, queued),
 		stop:    make(chan struct{}),
 		ended:   make(chan struct{}, workers),
@@ -119,19 +123,24 @@ func (c *Cache) Kept(req *Request) (event.Digest, bool) {
 		return event.Digest{Sum: req.Hash.New().Sum(nil), State: event.DigestExact}, true
 	}
 	c.mu.Lock()
-	sum := c.kept.get(req.key())
-	c.mu.Unlock()
-	if sum == nil {
+	defer c.mu.Unlock()
+	return c.known(req)
+}
+
+// known is Kept, under mu.
+func (c *Cache) known(req *Request) (event.Digest, bool) {
+	d, ok := c.kept.get(req.key())
+	if !ok || !d.reading.proves(req.content(), req.Time) {
 		return event.Digest{}, false
 	}
 	c.cached.Add(1)
-	return event.Digest{Sum: sum, State: event.DigestExact}, true
+	return event.Digest{Sum: d.sum, State: event.DigestExact}, true
 }
 
 // Ask has the file of req read, and returns at once. done is called once with the
-// answer, unless cancel was called before: by a worker, or before Ask returns if too
-// many files wait to be read or the cache is closed. It must not wait for anything. Any
-// number of goroutines.
+// answer, unless cancel was called before: by a worker, or before Ask returns if the
+// digest is known by now, too many files wait to be read, or the cache is closed. It
+// must not wait for anything. Any number of goroutines.
 //
 // cancel gives the request up: done is not called any more, unless it is being called
 // already. The computation goes on if it has begun, so that the digest may be there
@@ -139,11 +148,16 @@ func (c *Cache) Kept(req *Request) (event.Digest, bool) {
 func (c *Cache) Ask(req Request, done func(event.Digest)) (cancel func()) {
 	t := &ticket{req: req, done: done}
 	c.mu.Lock()
-	refused := c.enqueue(t)
+	d, answered := c.known(&req) // it may be since the caller looked
+	if !answered {
+		if refused := c.enqueue(t); refused != nil {
+			refused.Add(1)
+			answered = true
+		}
+	}
 	c.mu.Unlock()
-	if refused != nil {
-		refused.Add(1)
-		done(event.Digest{})
+	if answered {
+		done(d)
 	}
 	return func() { c.forget(t) }
 }
@@ -212,7 +226,7 @@ func (c *Cache) finish(j *job, r result) {
 	c.mu.Lock()
 	delete(c.running, j.req.key())
 	if r.keep {
-		c.kept.put(j.req.key(), r.Sum)
+		c.kept.put(j.req.key(), keptDigest{r.Sum, r.reading})
 	}
 	var answered []*ticket
 	for t := range j.tickets {
@@ -226,8 +240,9 @@ func (c *Cache) finish(j *job, r result) {
 	j.tickets = nil
 	c.mu.Unlock()
 	for _, t := range answered {
-		c.answered(r.State)
-		t.done(r.Digest)
+		d := r.of(&t.req)
+		c.answered(d.State)
+		t.done(d)
 	}
 }
 

@@ -17,28 +17,34 @@ const (
 	chunk = 128 << 10
 	// longest bounds the reading of one file. Huge sparse files cost nothing, and
 	// would hold all workers.
-	longest = time.Minute
-	// settled is how long a file must have rested for its digest to be kept: a
-	// second write within one tick of the clock leaves the same change time. Ticks
-	// are 10 ms at most, times on disk may be whole seconds. The kernel half has
-	// the same rule (SETTLED in bpf/digest.h).
-	settled = time.Second
-
+	longest   = time.Minute
 	fuseMagic = 0x65735546
 )
 
 // errGivenUp: the cache was closed meanwhile, or the file took too long.
 var errGivenUp = errors.New("given up")
 
-// result of a computation; keep: the digest stays right as long as the identity.
+// result of a computation. The state is DigestExact if the file was found as it is in
+// the request, and did not change while it was read; what that proves of an event is
+// for reading to say. keep: the digest stays right as long as the identity.
 type result struct {
 	event.Digest
-	keep bool
+	reading reading
+	keep    bool
+}
+
+// of returns the digest for an event that asked for this computation.
+func (r *result) of(req *Request) event.Digest {
+	d := r.Digest
+	if d.State == event.DigestExact && !r.reading.proves(req.content(), req.Time) {
+		d.State = event.DigestUnsettled
+	}
+	return d
 }
 
 // compute finds, reads and hashes the file of req.
 func (c *Cache) compute(req *Request, buf []byte) result {
-	begin := time.Now()
+	reading := c.clocks.begin()
 	found, m := find(req)
 	if m == other {
 		return result{}
@@ -62,11 +68,12 @@ func (c *Cache) compute(req *Request, buf []byte) result {
 	if err != nil || m != same || before != req.content() || after != before {
 		return result{Digest: event.Digest{Sum: sum, State: event.DigestChanged}}
 	}
-	rested := begin.Sub(time.Unix(int64(before.sec), int64(before.nsec)))
+	c.clocks.end(&reading)
 	return result{
-		Digest: event.Digest{Sum: sum, State: event.DigestExact},
+		Digest:  event.Digest{Sum: sum, State: event.DigestExact},
+		reading: reading,
 		// A FUSE server may change the content and not its time.
-		keep: rested >= settled && req.SMagic != fuseMagic,
+		keep: reading.proves(before, reading.begin) && req.SMagic != fuseMagic,
 	}
 }
 

@@ -6,14 +6,25 @@
 //
 // # What a digest is worth
 //
-// A record identifies its file by device, inode number, size and change time.
-// Exact means that a file with this identity was read, and still had it
-// afterwards. It is exact as long as the file rests from the hook until it is
-// read, as it does for the sleeping task itself. Two things do not show in the
-// change time: a second write within one tick of the kernel's clock (before Linux
-// 6.13, and on filesystems with coarse times), and stores to a page that is mapped
-// and already dirty. A server behind a FUSE filesystem may tell anything. Changed
-// and Unavailable say openly that the digest is another one or that there is none.
+// A record identifies its file by device, inode number, size and change time. Exact
+// means: a file with this identity was read, and still had it afterwards; and when the
+// event happened, and when the reading began, the file had rested for longer than a
+// change time may be late (1 s; 3 s where it is a whole second). Whatever changed the
+// file after the event has therefore left another change time, and what was read is what
+// the file contained at the event. Unsettled means that all was the same but that the
+// file had not rested so long: two writes within one tick of the kernel's clock leave one
+// change time.
+//
+// The times of events and of files are those of two clocks. Their distance is taken at
+// the beginning and at the end of the reading; the smaller one counts, so that a clock
+// that is set back makes a file younger.
+//
+// Three things do not show in the change time. Stores to a page that is mapped shared
+// and writable, and dirty already: the kernel half says so, and nobody asks for such a
+// digest here (TSEM_DIGEST_VOLATILE). A filesystem whose times come from elsewhere, a server
+// (NFS, SMB, Ceph, 9P) or a program (FUSE), may tell anything. And who may set the clock
+// (CAP_SYS_TIME) can have a time come twice. Changed and Unavailable say openly that the
+// digest is another one or that there is none.
 //
 // # Which way leads to the file
 //

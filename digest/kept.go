@@ -7,30 +7,36 @@ package digest
 // and over again, in about 3 MiB.
 const generation = 8192
 
+// keptDigest is a digest, and when the file was read.
+type keptDigest struct {
+	sum     []byte
+	reading reading
+}
+
 // kept are the digests used last. They come into the young generation; when that is
 // full it becomes the old one, and what nobody asked for since the last time is gone.
 // That is nearly least recently used, without a list.
 type kept struct {
-	young, old map[key][]byte
+	young, old map[key]keptDigest
 }
 
-func newKept() kept { return kept{young: make(map[key][]byte)} }
+func newKept() kept { return kept{young: make(map[key]keptDigest)} }
 
-func (g *kept) get(k key) []byte {
-	if sum := g.young[k]; sum != nil {
-		return sum
+func (g *kept) get(k key) (keptDigest, bool) {
+	if d, ok := g.young[k]; ok {
+		return d, true
 	}
-	sum := g.old[k]
-	if sum != nil {
+	d, ok := g.old[k]
+	if ok {
 		delete(g.old, k)
-		g.put(k, sum)
+		g.put(k, d)
 	}
-	return sum
+	return d, ok
 }
 
-func (g *kept) put(k key, sum []byte) {
+func (g *kept) put(k key, d keptDigest) {
 	if len(g.young) >= generation {
-		g.old, g.young = g.young, make(map[key][]byte)
+		g.old, g.young = g.young, make(map[key]keptDigest)
 	}
-	g.young[k] = sum
+	g.young[k] = d
 }

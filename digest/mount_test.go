@@ -66,6 +66,7 @@ func TestOtherMountNamespace(t *testing.T) {
 	defer unix.Close(fd)
 	c := testCache(t, unix.Read)
 	req := recordOf(t, fd, path, tid)
+	req.SMagic = fuseMagic // so that it is not kept
 	want(t, c, req, Exact, "content")
 	req.TID = 0
 	want(t, c, req, Unavailable, "")

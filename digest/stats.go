@@ -9,7 +9,7 @@ import (
 )
 
 // Stats counts since New. Every answer is in exactly one of Cached, Exact, Changed,
-// Unavailable, Overloaded and Cancelled, except those for empty files.
+// Unsettled, Unavailable, Overloaded and Cancelled, except those for empty files.
 type Stats struct {
 	Computed uint64 // files read to the end, also those that nobody waited for any more
 	Bytes    uint64 // read from files, also from those not read to the end
@@ -17,6 +17,7 @@ type Stats struct {
 	Cached      uint64 // answers Exact without reading the file
 	Exact       uint64 // answers Exact after reading it
 	Changed     uint64 // answers Changed
+	Unsettled   uint64 // answers Unsettled
 	Unavailable uint64 // answers Unavailable: not found, not readable, closed
 	Overloaded  uint64 // answers Unavailable: too many files waited to be read
 	Cancelled   uint64 // given up by who asked: too late, or no room to wait
@@ -24,7 +25,7 @@ type Stats struct {
 
 type counters struct {
 	computed, bytes                    atomic.Uint64
-	cached, exact, changed             atomic.Uint64
+	cached, exact, changed, unsettled  atomic.Uint64
 	unavailable, overloaded, cancelled atomic.Uint64
 }
 
@@ -34,6 +35,8 @@ func (c *counters) answered(s event.DigestState) {
 		c.exact.Add(1)
 	case event.DigestChanged:
 		c.changed.Add(1)
+	case event.DigestUnsettled:
+		c.unsettled.Add(1)
 	default:
 		c.unavailable.Add(1)
 	}
@@ -48,6 +51,7 @@ func (c *Cache) Stats() Stats {
 		Cached:      c.cached.Load(),
 		Exact:       c.exact.Load(),
 		Changed:     c.changed.Load(),
+		Unsettled:   c.unsettled.Load(),
 		Unavailable: c.unavailable.Load(),
 		Overloaded:  c.overloaded.Load(),
 		Cancelled:   c.cancelled.Load(),

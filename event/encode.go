@@ -60,11 +60,16 @@ const (
 	// DigestChanged: the file was changed before it could be read, or nobody would
 	// have noticed: it was mapped shared and writable.
 	DigestChanged
+	// DigestUnsettled: the file was read as the record describes it, but it had been
+	// changed so shortly before the event that a later change would not show.
+	DigestUnsettled
 	// DigestExact: it is that of the content at the time of the event.
 	DigestExact
 )
 
-var digestStateNames = [...]string{DigestUnavailable: "unavailable", DigestChanged: "changed", DigestExact: "exact"}
+var digestStateNames = [...]string{
+	DigestUnavailable: "unavailable", DigestChanged: "changed", DigestUnsettled: "unsettled", DigestExact: "exact",
+}
 
 // String returns the state in lower case, as records have it: "exact".
 func (s DigestState) String() string { return digestStateNames[s] }

@@ -167,7 +167,7 @@ func (t Totals) String() string {
 	d := t.Digests
 	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
 		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
-		t.Volatile+d.Changed+d.Unavailable+d.Overloaded+d.Cancelled)
+		t.Volatile+d.Changed+d.Unsettled+d.Unavailable+d.Overloaded+d.Cancelled)
 	return b.String()
 }
 

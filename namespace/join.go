@@ -155,6 +155,7 @@ func (j *joiner) request(r *event.Record) digest.Request {
 	return digest.Request{
 		Hash:      j.hash,
 		TID:       r.TID(),
+		Time:      r.Time(),
 		Exec:      r.Kind() == event.KindExec,
 		DevMajor:  f.Inode.DevMajor,
 		DevMinor:  f.Inode.DevMinor,

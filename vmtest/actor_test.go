@@ -313,8 +313,9 @@ var acts = map[string]act{
 			}
 		}
 	},
-	"paths": actPaths,
-	"opens": actOpens,
-	"flood": actFlood,
-	"wait":  actWait,
+	"paths":    actPaths,
+	"opens":    actOpens,
+	"flood":    actFlood,
+	"wait":     actWait,
+	"rewrites": actRewrites,
 }

@@ -73,6 +73,7 @@ func actSharedMapping(dir string, know func(string, string, ...any)) func() {
 		copy(memory, contentB)
 		use(path)
 		must(unix.Munmap(memory))
+		settle(path) // the first store into the second page has left a change time
 		use(path)
 	}
 }

@@ -33,7 +33,7 @@ type checkReport struct {
 }
 
 // Run implements the command.
-func (c *checkCommand) Run(s *streams) error {
+func (c *checkCommand) Run(std *streams) error {
 	support, err := loader.Probe()
 	var problem *loader.SupportError
 	if err != nil && !errors.As(err, &problem) {
@@ -48,11 +48,11 @@ func (c *checkCommand) Run(s *streams) error {
 		report.Remedy = problem.Remedy
 	}
 	if c.JSON {
-		encoder := json.NewEncoder(s.out)
+		encoder := json.NewEncoder(std.out)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(report)
 	} else {
-		err = report.print(s)
+		err = report.print(std)
 	}
 	if err == nil && !report.Usable {
 		err = &exitError{status: exitUnusable}
@@ -60,8 +60,8 @@ func (c *checkCommand) Run(s *streams) error {
 	return err
 }
 
-func (r *checkReport) print(s *streams) error {
-	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+func (r *checkReport) print(std *streams) error {
+	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	row := func(name string, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}

@@ -42,7 +42,7 @@ func (c *exportCommand) Validate() error {
 }
 
 // Run implements the command.
-func (c *exportCommand) Run(s *streams) error {
+func (c *exportCommand) Run(std *streams) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
@@ -52,14 +52,14 @@ func (c *exportCommand) Run(s *streams) error {
 		return err
 	}
 	defer host.Close()
-	n, err := begin(&c.exportFlags, s, signals)
+	s, err := begin(&c.exportFlags, std, signals)
 	if err != nil {
 		return err
 	}
-	if err := n.namespace.AdoptHost(); err != nil {
-		return errors.Join(err, n.close())
+	if err := s.namespace.AdoptHost(); err != nil {
+		return errors.Join(err, s.close())
 	}
-	n.export()
+	s.export()
 	var over <-chan time.Time
 	if c.Duration != nil {
 		over = time.After(*c.Duration)
@@ -68,14 +68,14 @@ func (c *exportCommand) Run(s *streams) error {
 		select {
 		case sent := <-signals:
 			if ends(sent) {
-				return n.end(true)
+				return s.end(true)
 			}
 		case <-over:
-			return n.end(false)
-		case <-n.output.failed:
-			return n.end(false)
-		case <-n.exported:
-			return n.end(false)
+			return s.end(false)
+		case <-s.output.failed:
+			return s.end(false)
+		case <-s.exported:
+			return s.end(false)
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (c *runCommand) Validate() error {
 }
 
 // Run implements the command.
-func (c *runCommand) Run(s *streams) error {
+func (c *runCommand) Run(std *streams) error {
 	args := c.args()
 	cmd, err := command(args)
 	if err != nil {
@@ -66,37 +66,37 @@ func (c *runCommand) Run(s *streams) error {
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
-	n, err := begin(&c.exportFlags, s, signals)
+	s, err := begin(&c.exportFlags, std, signals)
 	if err != nil {
 		return err
 	}
-	if err := n.namespace.Start(cmd); err != nil {
-		return errors.Join(&exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}, n.close())
+	if err := s.namespace.Start(cmd); err != nil {
+		return errors.Join(&exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}, s.close())
 	}
-	n.export()
-	return n.follow(cmd)
+	s.export()
+	return s.follow(cmd)
 }
 
 // follow forwards signals to CMD until it has ended, and then ends the session.
-func (n *session) follow(cmd *exec.Cmd) error {
+func (s *session) follow(cmd *exec.Cmd) error {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
 	var told bool
-	for failed, exported := n.output.failed, n.exported; ; {
+	for failed, exported := s.output.failed, s.exported; ; {
 		select {
-		case sent := <-n.signals:
+		case sent := <-s.signals:
 			// Not one typed at the terminal, which CMD may use for other ends.
 			told = told || sent == syscall.SIGTERM || sent == syscall.SIGHUP
 			forward(cmd.Process, sent.(syscall.Signal))
 		case <-failed:
 			// The account would go on growing with nobody to write it down.
-			n.namespace.Shut()
+			s.namespace.Shut()
 			failed = nil
 		case <-exported:
-			n.namespace.Shut()
+			s.namespace.Shut()
 			exported = nil
 		case err := <-waited:
-			if err := n.end(told); err != nil {
+			if err := s.end(told); err != nil {
 				return err
 			}
 			return status(err)
@@ -131,18 +131,18 @@ func command(args []string) (*exec.Cmd, error) {
 
 // forward passes a signal on. What the terminal sends goes to its whole foreground
 // group: CMD has it already.
-func forward(p *os.Process, s syscall.Signal) {
-	if s == syscall.SIGPIPE {
+func forward(p *os.Process, sent syscall.Signal) {
+	if sent == syscall.SIGPIPE {
 		return
 	}
-	if s == syscall.SIGINT || s == syscall.SIGQUIT {
+	if sent == syscall.SIGINT || sent == syscall.SIGQUIT {
 		group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
 		if err == nil && group == unix.Getpgrp() {
 			return
 		}
 	}
 	// It may have ended meanwhile.
-	_ = p.Signal(s)
+	_ = p.Signal(sent)
 }
 
 // status turns the end of CMD into that of tsem-bpf.

@@ -53,8 +53,8 @@ const patience = 2 * time.Second
 
 // ends says whether a signal tells tsem-bpf to end, when there is no CMD (any more)
 // to forward it to.
-func ends(s os.Signal) bool {
-	return s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGHUP || s == syscall.SIGQUIT
+func ends(sent os.Signal) bool {
+	return sent == syscall.SIGINT || sent == syscall.SIGTERM || sent == syscall.SIGHUP || sent == syscall.SIGQUIT
 }
 
 // session is a namespace that is being exported: engine, namespace, output.
@@ -73,90 +73,90 @@ type session struct {
 
 // begin loads the kernel half and makes an empty namespace, whose events wait in the
 // magazine until export is called. What fails leaves nothing behind.
-func begin(flags *exportFlags, s *streams, signals <-chan os.Signal) (*session, error) {
+func begin(flags *exportFlags, std *streams, signals <-chan os.Signal) (*session, error) {
 	config, dialect, err := flags.config()
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	n := &session{flags: flags, dialect: dialect, streams: s, signals: signals, exported: make(chan struct{})}
-	if n.output, err = newOutput(flags.Output, s.out); err != nil {
+	s := &session{flags: flags, dialect: dialect, streams: std, signals: signals, exported: make(chan struct{})}
+	if s.output, err = newOutput(flags.Output, std.out); err != nil {
 		return nil, err
 	}
-	if n.engine, err = loader.Load(); err == nil {
-		n.namespace, err = namespace.New(n.engine, config)
+	if s.engine, err = loader.Load(); err == nil {
+		s.namespace, err = namespace.New(s.engine, config)
 		err = loader.Explain(err)
 	}
 	if err == nil {
-		if err = n.output.open(signals); errors.Is(err, syscall.EMFILE) {
+		if err = s.output.open(signals); errors.Is(err, syscall.EMFILE) {
 			err = loader.Explain(err)
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, n.close())
+		return nil, errors.Join(err, s.close())
 	}
-	if missing := n.engine.Missing(); len(missing) > 0 {
-		fmt.Fprintf(s.err, "tsem-bpf: this kernel has no hook %s\n", strings.Join(missing, ", "))
+	if missing := s.engine.Missing(); len(missing) > 0 {
+		fmt.Fprintf(std.err, "tsem-bpf: this kernel has no hook %s\n", strings.Join(missing, ", "))
 	}
-	return n, nil
+	return s, nil
 }
 
 // export starts to write what is and will be in the magazine. It is called when the
 // first events are certain, and makes the output anew.
-func (n *session) export() {
-	if err := n.output.commit(); err != nil {
-		n.output.fail(err)
+func (s *session) export() {
+	if err := s.output.commit(); err != nil {
+		s.output.fail(err)
 	}
 	var ctx context.Context
-	ctx, n.cancel = context.WithCancel(context.Background())
+	ctx, s.cancel = context.WithCancel(context.Background())
 	go func() {
-		defer close(n.exported)
-		n.exportErr = n.namespace.Export(ctx, n.dialect, n.output)
+		defer close(s.exported)
+		s.exportErr = s.namespace.Export(ctx, s.dialect, s.output)
 	}()
 }
 
 // end shuts the namespace, waits for its last record, prints the account and gives
 // everything back. told says that a signal has told tsem-bpf to end.
-func (n *session) end(told bool) error {
+func (s *session) end(told bool) error {
 	// The state of a task goes a grace period of the kernel after the task: what is
 	// left after this time is running.
 	for range 20 {
-		if n.namespace.Tasks() == 0 {
+		if s.namespace.Tasks() == 0 {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	n.namespace.Shut()
-	n.drain(told)
-	totals := n.namespace.Totals()
-	totals.Written = n.output.written.Load()
-	err := errors.Join(n.exportErr, n.output.end())
-	skipped, skippedErr := n.engine.Skipped()
+	s.namespace.Shut()
+	s.drain(told)
+	totals := s.namespace.Totals()
+	totals.Written = s.output.written.Load()
+	err := errors.Join(s.exportErr, s.output.end())
+	skipped, skippedErr := s.engine.Skipped()
 	complete := totals.Complete() && len(skipped) == 0
 	// Standard error may have the same reader; who sends another signal means it.
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	if !n.flags.Quiet || !complete || err != nil {
-		fmt.Fprintf(n.streams.err, "tsem-bpf: %s%s%s\n", totals, describeUnwritten(&totals), describeSkipped(skipped))
+	if !s.flags.Quiet || !complete || err != nil {
+		fmt.Fprintf(s.streams.err, "tsem-bpf: %s%s%s\n", totals, describeUnwritten(&totals), describeSkipped(skipped))
 	}
-	return errors.Join(err, skippedErr, n.close())
+	return errors.Join(err, skippedErr, s.close())
 }
 
 // drain waits for the end of Export. What a signal tells meanwhile is for tsem-bpf:
 // the first one limits how long a write may take, the next one ends all writing.
-func (n *session) drain(told bool) {
+func (s *session) drain(told bool) {
 	look := time.NewTicker(patience / 10)
 	defer look.Stop()
 	for {
 		select {
-		case <-n.exported:
+		case <-s.exported:
 			return
-		case sent := <-n.signals:
+		case sent := <-s.signals:
 			if ends(sent) && told {
-				n.output.giveUp()
+				s.output.giveUp()
 			}
 			told = told || ends(sent)
 		case <-look.C:
-			if told && n.output.stuckFor() > patience {
-				n.output.giveUp()
+			if told && s.output.stuckFor() > patience {
+				s.output.giveUp()
 			}
 		}
 	}
@@ -191,16 +191,16 @@ func describeSkipped(skipped map[string]uint64) string {
 	return "; skipped by the kernel (" + strings.Join(hooks, ", ") + ")"
 }
 
-func (n *session) close() error {
+func (s *session) close() error {
 	var errs []error
-	if n.cancel != nil {
-		n.cancel()
+	if s.cancel != nil {
+		s.cancel()
 	}
-	if n.namespace != nil {
-		errs = append(errs, n.namespace.Close())
+	if s.namespace != nil {
+		errs = append(errs, s.namespace.Close())
 	}
-	if n.engine != nil {
-		errs = append(errs, n.engine.Close())
+	if s.engine != nil {
+		errs = append(errs, s.engine.Close())
 	}
-	return errors.Join(append(errs, n.output.close())...)
+	return errors.Join(append(errs, s.output.close())...)
 }

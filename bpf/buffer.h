@@ -45,6 +45,12 @@ struct id_search {
 	__u32 pad;
 };
 
+struct acl {
+	__u64 entries;
+	__u32 count;
+	__u32 pad;
+};
+
 struct buffer {
 	__u32 busy;
 	__u32 used;		/* bytes of cells */
@@ -56,6 +62,7 @@ struct buffer {
 	__u32 value_size;	/* 0: there are none */
 	__u32 value_at;		/* where in the cells they belong */
 	struct id_search search;
+	struct acl acl;
 	struct walk walk;
 	struct tsem_record head;
 	/* The slack lets the verifier see that a text at any offset stays inside. */

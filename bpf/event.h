@@ -20,6 +20,7 @@ struct event {
 	struct buffer *buf;	/* from event_begin to event_end */
 	int result;		/* what the hook returns */
 	__u16 hook;		/* enum tsem_hook */
+	bool atomic;		/* the program cannot sleep, whatever the hook may */
 };
 
 /*
@@ -27,6 +28,9 @@ struct event {
  * hook's own; 0 in a hook that has no result.
  */
 #define EVENT(name, ret) { .hook = TSEM_HOOK_##name, .result = ret }
+
+/* An event that is raised in another hook than its own, which cannot sleep. */
+#define EVENT_ATOMIC(name, ret) { .hook = TSEM_HOOK_##name, .result = ret, .atomic = true }
 
 /* What the list says of a hook (hooks.h); a constant where the hook is one. */
 static __always_inline enum tsem_kind listed_kind(__u16 hook)
@@ -43,7 +47,7 @@ static __always_inline enum tsem_kind listed_kind(__u16 hook)
 
 static __always_inline bool may_sleep(const struct event *e)
 {
-	return listed_kind(e->hook) != TSEM_KIND_ASYNC && sleepable[e->hook];
+	return !e->atomic && listed_kind(e->hook) != TSEM_KIND_ASYNC && sleepable[e->hook];
 }
 
 /* What the record is: a hook that cannot sleep on this kernel is atomic, whatever the list says. */

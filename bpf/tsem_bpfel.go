@@ -32,6 +32,12 @@ type tsemBuffer struct {
 		Found   uint32
 		Pad     uint32
 	}
+	Acl struct {
+		_       structs.HostLayout
+		Entries uint64
+		Count   uint32
+		Pad     uint32
+	}
 	Walk struct {
 		_           structs.HostLayout
 		Dentry      uint64
@@ -330,6 +336,7 @@ const (
 	tsemProgInodeGetattr       = "inode_getattr"
 	tsemProgInodeInitSecurity  = "inode_init_security"
 	tsemProgInodeRename        = "inode_rename"
+	tsemProgInodeSetAcl        = "inode_set_acl"
 	tsemProgInodeSetxattr      = "inode_setxattr"
 	tsemProgInodeUnlink        = "inode_unlink"
 	tsemProgKeeperRegister     = "keeper_register"
@@ -423,6 +430,7 @@ type tsemProgramSpecs struct {
 	InodeGetattr       *ebpf.ProgramSpec `ebpf:"inode_getattr"`
 	InodeInitSecurity  *ebpf.ProgramSpec `ebpf:"inode_init_security"`
 	InodeRename        *ebpf.ProgramSpec `ebpf:"inode_rename"`
+	InodeSetAcl        *ebpf.ProgramSpec `ebpf:"inode_set_acl"`
 	InodeSetxattr      *ebpf.ProgramSpec `ebpf:"inode_setxattr"`
 	InodeUnlink        *ebpf.ProgramSpec `ebpf:"inode_unlink"`
 	KeeperRegister     *ebpf.ProgramSpec `ebpf:"keeper_register"`
@@ -570,6 +578,7 @@ type tsemPrograms struct {
 	InodeGetattr       *ebpf.Program `ebpf:"inode_getattr"`
 	InodeInitSecurity  *ebpf.Program `ebpf:"inode_init_security"`
 	InodeRename        *ebpf.Program `ebpf:"inode_rename"`
+	InodeSetAcl        *ebpf.Program `ebpf:"inode_set_acl"`
 	InodeSetxattr      *ebpf.Program `ebpf:"inode_setxattr"`
 	InodeUnlink        *ebpf.Program `ebpf:"inode_unlink"`
 	KeeperRegister     *ebpf.Program `ebpf:"keeper_register"`
@@ -609,6 +618,7 @@ func (p *tsemPrograms) Close() error {
 		p.InodeGetattr,
 		p.InodeInitSecurity,
 		p.InodeRename,
+		p.InodeSetAcl,
 		p.InodeSetxattr,
 		p.InodeUnlink,
 		p.KeeperRegister,

@@ -180,6 +180,17 @@ struct dentry {
 	struct super_block *d_sb;
 };
 
+struct posix_acl_entry {
+	short e_tag;
+	unsigned short e_perm;
+	kuid_t e_uid;	/* or the id of a group, in a union */
+};
+
+struct posix_acl {
+	unsigned int a_count;
+	struct posix_acl_entry a_entries[1];
+};
+
 struct vfsmount {
 	struct dentry *mnt_root;
 	struct super_block *mnt_sb;

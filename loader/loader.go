@@ -93,7 +93,7 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 		return nil, nil, err
 	}
 	delete(spec.Programs, probeProgram)
-	for _, name := range support.Missing() {
+	for _, name := range support.absent() {
 		delete(spec.Programs, name)
 	}
 	sleepable, err := settleSleep(spec, support)

@@ -39,7 +39,7 @@ func TestListAndPrograms(t *testing.T) {
 		}
 	}
 	bookkeeping := []string{
-		"bprm_committed_creds", "inode_free_security", "inode_init_security", "shm_alloc_security",
+		"bprm_committed_creds", "inode_free_security", "inode_init_security", "inode_set_acl", "shm_alloc_security",
 		"shm_free_security", "socket_post_create", "task_alloc", "task_free",
 	}
 	for _, name := range hookNames(spec) {

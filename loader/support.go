@@ -78,8 +78,17 @@ type Support struct {
 	Hooks      []HookSupport `json:"hooks"`       // of the object, in the order of their names
 }
 
+// younger are hooks that were made of another one, which the kernels without them call
+// instead: nothing is missing there.
+var younger = []string{"inode_set_acl"} // 6.2, of inode_setxattr
+
 // Missing returns the names of the hooks that the kernel does not have.
 func (s *Support) Missing() []string {
+	return slices.DeleteFunc(s.absent(), func(name string) bool { return slices.Contains(younger, name) })
+}
+
+// absent returns the names of the hooks whose programs the kernel cannot have.
+func (s *Support) absent() []string {
 	var names []string
 	for _, h := range s.Hooks {
 		if !h.Present {

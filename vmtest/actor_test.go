@@ -200,6 +200,7 @@ var acts = map[string]act{
 		}
 	},
 	"large_values":   actLargeValues,
+	"acl":            actACL,
 	"shared_mapping": actSharedMapping,
 	"overlay":        actOverlay,
 	"socket_create": func(dir string, know func(string, string, ...any)) func() {

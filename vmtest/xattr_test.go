@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,6 +29,58 @@ func largeValue(size int) []byte {
 		value[i] = byte(1 + i%251)
 	}
 	return value
+}
+
+// acl is a value of an attribute with entries of all kinds (fs/posix_acl.c): the owner, a
+// user, the group, a group, the mask, others.
+var acl = []byte{
+	2, 0, 0, 0,
+	0x01, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
+	0x02, 0, 4, 0, 0xe8, 3, 0, 0,
+	0x04, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
+	0x08, 0, 5, 0, 0xe9, 3, 1, 0,
+	0x10, 0, 7, 0, 0xff, 0xff, 0xff, 0xff,
+	0x20, 0, 0, 0, 0xff, 0xff, 0xff, 0xff,
+}
+
+func actACL(dir string, know func(string, string, ...any)) func() {
+	return func() {
+		must(unix.Setxattr(plain(dir), "system.posix_acl_access", acl, 0))
+		must(unix.Setxattr(dir, "system.posix_acl_default", acl, 0))
+		// No list; before 6.2 the kernel asks the hook, and finds the value invalid after it.
+		if err := unix.Setxattr(dir, "system.posix_acl_default", nil, 0); err != unix.EINVAL {
+			must(err)
+		}
+	}
+}
+
+// TestACL: a POSIX access control list is set as an attribute, whatever hook the kernel
+// has for it.
+func TestACL(t *testing.T) {
+	folder(t, "acl")
+	o := observe(t, "acl", namespace.Config{})
+	kind, value := "event", base64.StdEncoding.EncodeToString(acl)
+	for _, h := range engine.Support().Hooks {
+		if h.Name == "inode_set_acl" && h.Present {
+			kind = "async_event"
+		}
+	}
+	var got []string
+	for _, r := range o.events {
+		got = append(got, fmt.Sprint(at(r, "export.type"), " ", at(r, "event.type"), " ", at(r, "inode_setxattr.dentry.path.pathname"), " ",
+			at(r, "inode_setxattr.name"), " ", at(r, "inode_setxattr.value"), " ", at(r, "inode_setxattr.flags")))
+	}
+	want := []string{
+		kind + " inode_setxattr /acl/plain system.posix_acl_access " + value + " 0",
+		kind + " inode_setxattr /acl system.posix_acl_default " + value + " 0",
+		kind + " inode_setxattr /acl system.posix_acl_default  0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if missing := engine.Missing(); slices.Contains(missing, "inode_set_acl") {
+		t.Errorf("missing: %v", missing)
+	}
 }
 
 // actLargeValues sets them on a file of tmpfs, which takes any that fits into memory:

@@ -6,10 +6,11 @@
  * inode_unlink: a name goes: the directory's inode, DENTRY.
  * inode_rename: a name moves: inode and DENTRY of where from and of where to.
  * inode_getattr: stat: DENTRY, its path seen through mounts.
- * inode_setxattr: an attribute is set: DENTRY, name, value, flags.
+ * inode_setxattr: an attribute is set: DENTRY, name, value, flags. An ACL by inode_set_acl.
  *
  * Bookkeeping: inode_init_security and inode_free_security, who created an inode.
  */
+#include "../acl.h"
 #include "../dentry.h"
 
 SEC("lsm.s/inode_create")
@@ -123,4 +124,26 @@ int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *nam
 	cell_value(&e, value, size);
 	cell_scalar(&e, flags);
 	return event_end_with_value(&e);
+}
+
+/*
+ * Since 6.2 POSIX ACLs are set by this hook and no longer by inode_setxattr. It cannot
+ * sleep. The kernel does not tell the flags any more; it ignores them. The list is NULL
+ * where the value of the attribute is empty, which the verifier does not know before 6.14.
+ */
+SEC("lsm/inode_set_acl")
+int BPF_PROG(inode_set_acl, void *idmap, struct dentry *dentry, const char *name,
+	     const void *unreadable, int ret)
+{
+	struct event e = EVENT_ATOMIC(inode_setxattr, ret);
+	__u64 acl = 0;
+
+	if (!modeled(&e) || !event_begin(&e))
+		return e.result;
+	bpf_get_func_arg(ctx, 3, &acl);
+	cell_dentry(&e, dentry, false);
+	cell_string(&e, name);
+	cell_acl(&e, acl);
+	cell_scalar(&e, 0);
+	return event_end(&e);
 }

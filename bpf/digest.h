@@ -53,52 +53,51 @@ static __always_inline void content_of(struct inode *inode, struct content *c)
 	inode_ctime(inode, &c->ctime_sec, &c->ctime_nsec);
 }
 
+/* What keeps the version and the times of an inode from telling that its content changed. */
+enum content_doubt {
+	/*
+	 * It is open for writing somewhere. A shared mapping that is writable counts as
+	 * well: it holds the open file that it was made from, on overlayfs that of the
+	 * inode below.
+	 */
+	CONTENT_HAS_WRITERS = 1,
+	/*
+	 * It changes without a trace: a page that is mapped shared and writable tells of its
+	 * first store only, on tmpfs not even of that.
+	 */
+	CONTENT_IS_VOLATILE = 2,
+	/* Overlayfs copies the times of the inode below, but not after every change. */
+	CONTENT_HAS_OTHER_TIMES = 4,
+};
+
 /*
- * On overlayfs the inode below, which the pages belong to; 0 as long as the file is not
- * written to, and elsewhere. struct ovl_inode (fs/overlayfs/ovl_entry.h) has the directory
- * entry of it right behind the inode; as the type of a module it is not in the kernel's BTF.
+ * Takes the address of an inode (number_of) and returns the doubts about its content. On
+ * overlayfs the pages of a file that was written to belong to an inode below: struct ovl_inode
+ * (fs/overlayfs/ovl_entry.h) has its directory entry right behind the inode; as the type
+ * of a module it is not in the kernel's BTF.
  */
-static __always_inline struct inode *upper_inode(const struct inode *inode)
+SHARED int content_doubts(__u64 inode)
 {
 	struct dentry *upper = NULL;
+	__u64 owner = inode;	/* of the pages */
+	int doubts = 0;
 
-	if (inode->i_sb->s_magic != OVERLAYFS_MAGIC)
-		return NULL;
-	bpf_probe_read_kernel(&upper, sizeof(upper),
-			      (const void *)inode + bpf_core_type_size(struct inode));
-	return upper ? BPF_CORE_READ(upper, d_inode) : NULL;
-}
-
-/*
- * Open for writing somewhere. A shared mapping that is writable counts as well: it holds
- * the open file that it was made from, on overlayfs that of the inode below.
- */
-static __always_inline bool has_writers(const struct inode *inode)
-{
-	struct inode *upper = upper_inode(inode);
-
-	return inode->i_writecount.counter > 0 ||
-	       (upper && BPF_CORE_READ(upper, i_writecount.counter) > 0);
-}
-
-/*
- * The content changes without a trace in version or times: a page that is mapped shared
- * and writable tells of its first store only, on tmpfs not even of that.
- */
-static __always_inline bool is_volatile(const struct inode *inode)
-{
-	struct inode *upper = upper_inode(inode);
-
-	if (upper)
-		return BPF_CORE_READ(upper, i_sb, s_magic) == TMPFS_MAGIC ||
-		       BPF_CORE_READ(upper, i_mapping, i_mmap_writable.counter) > 0;
-	return inode->i_sb->s_magic == TMPFS_MAGIC || inode->i_mapping->i_mmap_writable.counter > 0;
-}
-
-/* Overlayfs copies the times of the inode below, but not after every change. */
-static __always_inline bool has_own_times(const struct inode *inode)
-{
-	return !upper_inode(inode);
+	if (FIELD(struct inode, inode, i_writecount.counter) > 0)
+		doubts |= CONTENT_HAS_WRITERS;
+	if (FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_magic) == OVERLAYFS_MAGIC)
+		bpf_probe_read_kernel(&upper, sizeof(upper),
+				      (const void *)(inode + bpf_core_type_size(struct inode)));
+	if (upper) {
+		owner = (__u64)FIELD(struct dentry, upper, d_inode);
+		doubts |= CONTENT_HAS_OTHER_TIMES;
+		if (FIELD(struct inode, owner, i_writecount.counter) > 0)
+			doubts |= CONTENT_HAS_WRITERS;
+	}
+	if (FIELD(struct super_block, FIELD(struct inode, owner, i_sb), s_magic) == TMPFS_MAGIC ||
+	    FIELD(struct address_space, FIELD(struct inode, owner, i_mapping),
+		  i_mmap_writable.counter) > 0)
+		doubts |= CONTENT_IS_VOLATILE;
+	return doubts;
 }
 
 static __always_inline bool content_equal(const struct content *a, const struct content *b)
@@ -153,9 +152,10 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 	struct content before, after;
 	struct inode_digest *s;
 	bool settled;
+	int doubts;
 
 	content_of(inode, &before);
-	if (has_writers(inode))
+	if (content_doubts(number_of(inode)) & CONTENT_HAS_WRITERS)
 		return 0;
 	s = bpf_inode_storage_get(&digests, inode, 0, 0);
 	if (s && digest_cached(s, &before, d->sha256)) {
@@ -175,12 +175,13 @@ static __noinline int digest_by_ima(struct file *file, struct digest *d, struct 
 		return 0;
 	content_of(inode, &after);
 	settled = content_settled(&before);
-	if (has_writers(inode) || !content_equal(&before, &after) ||
+	doubts = content_doubts(number_of(inode));
+	if ((doubts & CONTENT_HAS_WRITERS) || !content_equal(&before, &after) ||
 	    !(settled || has_version(inode)))
 		return 0;
 	d->state = TSEM_DIGEST_IMA;
 	__sync_fetch_and_add(&ns->digests_ima, 1);
-	if (!settled || is_volatile(inode) || !has_own_times(inode))
+	if (!settled || doubts)
 		return 0;
 	if (!s)
 		s = bpf_inode_storage_get(&digests, inode, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -250,7 +251,7 @@ static __always_inline void take_digest(struct event *e, struct file *file, __u3
 		digest_by_ima(file, d, e->ns);
 	if (d->state != TSEM_DIGEST_WANTED)
 		return;
-	if (is_volatile(inode)) {
+	if (content_doubts(number_of(inode)) & CONTENT_IS_VOLATILE) {
 		d->state = TSEM_DIGEST_VOLATILE;
 		__sync_fetch_and_add(&e->ns->digests_volatile, 1);
 	} else {

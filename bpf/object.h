@@ -55,4 +55,13 @@ extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
 	}										\
 	object_; })
 
+/* The address of an object that a program has, as a number. */
+static __always_inline __u64 number_of(const void *object)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &object);
+	return number;
+}
+
 #endif

@@ -18,15 +18,6 @@ static __always_inline struct tsem_namespace *namespace_of(const struct tsem_tas
 	return ns;
 }
 
-/* The address of an object that a program has, as a number. */
-static __always_inline __u64 number_of(const void *object)
-{
-	__u64 number = 0;
-
-	bpf_probe_read_kernel(&number, sizeof(number), &object);
-	return number;
-}
-
 /* Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4). */
 static __always_inline volatile __u32 *task_filter_at(__u64 address)
 {

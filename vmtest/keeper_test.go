@@ -111,7 +111,7 @@ func TestKeeperKilled(t *testing.T) {
 	programs := bpfObjects(t, "prog")
 	_ = os.Remove(dir + "/counters") // of an earlier run
 	count := mapCounters(dir + "/counters")
-	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/flood", "--wait", "1m", "--", work+"/actor")
+	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/flood", "--wait", "5m", "--", work+"/actor")
 	cmd.Env = append(os.Environ(), "TSEM_ACTOR=flood", "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stderr = os.Stderr
@@ -135,12 +135,12 @@ func TestKeeperKilled(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	took := waitFor(t, "waiters free", 20*time.Second, func() bool { return count.each(before, 1) })
+	took := waitFor(t, "waiters free", 2*time.Minute, func() bool { return count.each(before, 1) })
 	t.Logf("%d waiting processes free %v after the keeper was killed", flooders, took)
 	// More than would find room in a magazine without a reader.
-	took = waitFor(t, "flood without a keeper", 50*time.Second, func() bool { return count.each(before, 20_000) })
+	took = waitFor(t, "flood without a keeper", 2*time.Minute, func() bool { return count.each(before, 20_000) })
 	t.Logf("each opened the file 20,000 times in %v", took)
-	took = waitFor(t, "programs gone", 50*time.Second, func() bool { return bpfObjects(t, "prog") == programs })
+	took = waitFor(t, "programs gone", 4*time.Minute, func() bool { return bpfObjects(t, "prog") == programs })
 	t.Logf("programs gone %v after that", took)
 	_ = cmd.Wait()
 }

@@ -17,8 +17,9 @@ const (
 	// kernel's clock (current_time in fs/inode.c); since Linux 6.13 it is finer where
 	// somebody had asked for it, which nobody can rely on. Ticks are 10 ms apart at most
 	// (CONFIG_HZ=100), but one CPU keeps the clock for all, and in a virtual machine it
-	// can be made to wait: CLOCK_REALTIME_COARSE was seen 121 ms late in an
-	// emulated one with two CPUs, of which one was idle. The kernel half has the same rule for what it keeps (SETTLED in bpf/digest.h).
+	// can be made to wait: CLOCK_REALTIME_COARSE was seen 121 ms late in an emulated one
+	// with two CPUs, of which one was idle. The kernel half has the same rule for what it
+	// keeps (SETTLED in bpf/digest.h).
 	settled = time.Second
 	// wholeSeconds is the same where there are no fractions: ext4 with small inodes
 	// keeps seconds, FAT pairs of them. Files of images that mkfs filled have none, too.

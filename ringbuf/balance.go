@@ -50,8 +50,9 @@ func (b *Balance) refused() (sum uint64) {
 }
 
 // Err returns nil if the account balances: raised is the sum of delivered, refused
-// and lost, but for as many as came without a number. Otherwise the error is ErrUnbalanced with every term in its text. Lost
-// numbers are no error here, they are accounted for; look at Lost.
+// and lost, but for as many as came without a number. Otherwise the error is
+// ErrUnbalanced with every term in its text. Lost numbers are no error here, they are
+// accounted for; look at Lost.
 func (b Balance) Err() error {
 	sum := b.Delivered + b.refused() + b.Lost
 	if sum <= b.Raised && b.Raised-sum <= b.Nameless {

@@ -306,6 +306,21 @@ func TestBelowTmp(t *testing.T) {
 	}
 }
 
+// untilBegun starts a runner, and waits until its command has said "begun".
+func untilBegun(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "begun\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+}
+
 // No qemu outlives the runner, whatever ends it.
 func TestSignals(t *testing.T) {
 	for _, test := range []struct {
@@ -314,16 +329,7 @@ func TestSignals(t *testing.T) {
 	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}, {syscall.SIGKILL, -1}} {
 		t.Run(unix.SignalName(test.signal), func(t *testing.T) {
 			cmd := exec.Command("../run", "-k", fastest, "sh", "-c", "echo begun; sleep 1000")
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if line, err := bufio.NewReader(out).ReadString('\n'); line != "begun\n" {
-				t.Fatalf("%q %v", line, err)
-			}
+			untilBegun(t, cmd)
 			qemu := childOf(t, cmd.Process.Pid)
 			defer unix.Close(qemu)
 			if err := cmd.Process.Signal(test.signal); err != nil {

@@ -5,7 +5,6 @@
 package main
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -68,16 +67,7 @@ func TestVngKilled(t *testing.T) {
 	scratch := t.TempDir()
 	cmd := exec.Command("../run", "--vng", "-k", fastest, "sh", "-c", "echo begun; sleep 1000")
 	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); line != "begun\n" {
-		t.Fatalf("%q %v", line, err)
-	}
+	untilBegun(t, cmd)
 	group := childPID(t, cmd.Process.Pid)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -37,10 +37,7 @@ func Explain(err error) error {
 	case err == nil, errors.As(err, &known):
 		return err
 	case errors.Is(err, unix.EMFILE):
-		var limit unix.Rlimit
-		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) // 0 if it cannot be had, which it can
-		return &SupportError{ErrLimit, fmt.Sprintf("%d open files are too few", limit.Cur),
-			fmt.Sprintf("allow at least %d (ulimit -n, or LimitNOFILE= of the service)", enoughFiles)}
+		return tooFewFiles(fileLimit())
 	case errors.Is(err, unix.ENFILE):
 		return &SupportError{ErrLimit, "the system has as many open files as it allows", "raise the sysctl fs.file-max"}
 	case errors.Is(err, unix.ENOMEM):
@@ -49,6 +46,28 @@ func Explain(err error) error {
 		return explainPrivilege(err)
 	}
 	return err
+}
+
+// checkFiles refuses a limit that the kernel half would come up against. It is looked at
+// first, because not every EMFILE on the way is told as such: a probe of the library for
+// a kernel feature that gets one says that the kernel lacks the feature.
+func checkFiles() error {
+	if limit := fileLimit(); limit < enoughFiles {
+		return tooFewFiles(limit)
+	}
+	return nil
+}
+
+// fileLimit returns how many files this process may have open.
+func fileLimit() uint64 {
+	var limit unix.Rlimit
+	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) // fails only for another process
+	return limit.Cur
+}
+
+func tooFewFiles(limit uint64) error {
+	return &SupportError{ErrLimit, fmt.Sprintf("%d open files are too few", limit),
+		fmt.Sprintf("allow at least %d (ulimit -n, or LimitNOFILE= of the service)", enoughFiles)}
 }
 
 // explainPrivilege names the capabilities that are missing.

@@ -113,6 +113,9 @@ func Load() (*Engine, error) {
 }
 
 func load() (*Engine, error) {
+	if err := checkFiles(); err != nil {
+		return nil, err
+	}
 	cache := btf.NewCache()
 	spec, support, err := prepare(cache)
 	if err != nil {

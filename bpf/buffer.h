@@ -54,7 +54,7 @@ struct acl {
 struct buffer {
 	__u32 busy;
 	__u32 used;		/* bytes of cells */
-	__u32 slot;		/* of the event's namespace */
+	__u32 ns_index;		/* of the event's namespace */
 	__u32 failed;		/* the event could not be described */
 	__u64 address;		/* see address_of */
 	__u64 user_ns;		/* whose ids are wanted; 0: the initial one */

@@ -91,15 +91,15 @@ SHARED int creation_count(struct tsem_task *t, struct tsem_namespace *ns,
 {
 	struct tsem_creation key;
 	__u64 *count, none = 0;
-	__u32 slot;
+	__u32 index;
 	void *map;
 
 	if (!t || !ns || !whose)
 		return 0;
 	/* 6.1 takes no key for a map from the memory of an argument. */
 	key = *whose;
-	slot = t->ns_slot;
-	map = bpf_map_lookup_elem(&creations, &slot);
+	index = t->ns_index;
+	map = bpf_map_lookup_elem(&creations, &index);
 	if (!map)
 		return 0;
 	count = bpf_map_lookup_elem(map, &key);

@@ -31,14 +31,14 @@ int thread_id(void *context)
 	return bpf_get_current_task_btf()->pid;
 }
 
-static long close_step(__u32 slot, __u32 *keeper)
+static long close_step(__u32 index, __u32 *keeper)
 {
-	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
+	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &index);
 
 	if (!ns || !ns->id || ns->keeper != *keeper)
 		return 0;
-	if (slot == root_slot)
-		root_slot = 0;
+	if (index == root_index)
+		root_index = 0;
 	__sync_fetch_and_or(&ns->flags, TSEM_NS_CLOSED);
 	return 0;
 }

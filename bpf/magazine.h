@@ -20,7 +20,7 @@ struct wait {
 	__u64 id;		/* of the namespace */
 	__u64 until;
 	__u64 address;		/* somewhere in the memory of the task */
-	__u32 slot;		/* of the namespace */
+	__u32 ns_index;		/* of the namespace */
 	__u32 buffer;		/* index, once it is ours */
 	__u32 over;		/* there is nothing to wait for any more */
 	__u32 pad;
@@ -42,14 +42,14 @@ SHARED int wait_begin(struct wait *w)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct tsem_namespace *ns;
 	void *ring;
-	__u32 slot;
+	__u32 ns_index;
 
 	/* A task without memory of its own would not give up the CPU. */
 	if (!w || !task->mm)
 		return false;
-	slot = w->slot;
-	ns = bpf_map_lookup_elem(&namespaces, &slot);
-	ring = bpf_map_lookup_elem(&magazines, &slot);
+	ns_index = w->ns_index;
+	ns = bpf_map_lookup_elem(&namespaces, &ns_index);
+	ring = bpf_map_lookup_elem(&magazines, &ns_index);
 	if (!ns || !ring)
 		return false;
 	w->buffer = claim_with_room(ns, ring);
@@ -70,13 +70,13 @@ SHARED int wait_look(struct wait *w)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct tsem_namespace *ns;
 	void *ring;
-	__u32 slot;
+	__u32 ns_index;
 
 	if (!w)
 		return true;
-	slot = w->slot;
-	ns = bpf_map_lookup_elem(&namespaces, &slot);
-	ring = bpf_map_lookup_elem(&magazines, &slot);
+	ns_index = w->ns_index;
+	ns = bpf_map_lookup_elem(&namespaces, &ns_index);
+	ring = bpf_map_lookup_elem(&magazines, &ns_index);
 	w->over = true;
 	if (!ns || !ring)
 		return true;
@@ -122,7 +122,7 @@ static long wait_steps(__u32 round, struct wait *w)
  */
 static __always_inline __u32 wait_for_room(const struct tsem_task *t)
 {
-	struct wait w = { .id = t->namespace, .slot = t->ns_slot, .buffer = NO_BUFFER };
+	struct wait w = { .id = t->namespace, .ns_index = t->ns_index, .buffer = NO_BUFFER };
 
 	/* More looks than there is time for. */
 	if (wait_begin(&w))
@@ -157,7 +157,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 		return NO_BUFFER;
 	}
 	buf->used = 0;
-	buf->slot = t->ns_slot;
+	buf->ns_index = t->ns_index;
 	buf->failed = 0;
 	buf->value_size = 0;
 	buf->user_ns = (__u64)wanted_user_ns(ns, task);
@@ -239,12 +239,12 @@ static __always_inline void value_put(struct place *p, __u32 size)
 static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespace *ns,
 					 bool with_value)
 {
-	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), slot = buf->slot;
+	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), ns_index = buf->ns_index;
 	__u32 size = with_value ? (buf->value_size + 7) & ~7u : 0;
 	struct place p;
 	void *ring;
 
-	ring = bpf_map_lookup_elem(&magazines, &slot);
+	ring = bpf_map_lookup_elem(&magazines, &ns_index);
 	if (!ring)
 		return false;
 	if (length > sizeof(struct tsem_record) + CELLS_ROOM)

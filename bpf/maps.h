@@ -18,10 +18,10 @@ const volatile __u32 mnt_ns_initial;	/* inode number of the initial mount namesp
 const volatile __u64 identity_key[2];	/* random; see identity.h */
 
 /*
- * A slot of `namespaces`: every task that is in no other namespace and is not
+ * An index of `namespaces`: every task that is in no other namespace and is not
  * a keeper's belongs to it. 0: none.
  */
-volatile __u32 root_slot;
+volatile __u32 root_index;
 
 /* Offset of TAI, the only wall clock that a program can read, to UTC; ns. */
 volatile __u64 tai_offset;
@@ -93,7 +93,7 @@ volatile __u32 task_filter[1 << TASK_FILTER_BITS];
 
 /*
  * Threads of keepers that are about to start the first task of a namespace:
- * thread id to slot. A child forked by such a thread is born in the namespace.
+ * thread id to index. A child forked by such a thread is born in the namespace.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -9,9 +9,8 @@
 #include "record.h"
 
 /*
- * Namespaces that can live at the same time. A slot costs one value here and
- * one pointer in each array of maps; ids are never reused, slots are.
- * Slot 0 is never used, so that 0 can mean "no namespace".
+ * Namespaces that can live at the same time. One costs a value here and a pointer
+ * in each array of maps; ids are never reused, indices are. Index 0 is never used, so that 0 can mean "no namespace".
  */
 #define TSEM_NAMESPACES_MAX 1024
 
@@ -28,7 +27,7 @@ enum tsem_namespace_flags {
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {
-	__u64 id;		/* 0: the slot is free */
+	__u64 id;		/* 0: nobody's */
 	__u32 flags;		/* enum tsem_namespace_flags */
 	__u32 magazine;		/* bytes of the ring */
 	__u32 reserve;		/* bytes of it that only atomic hooks may use */
@@ -54,7 +53,7 @@ struct tsem_namespace {
 /* Value of map `tasks`, from fork (or from its adoption) until it is freed. */
 struct tsem_task {
 	__u64 namespace;
-	__u32 ns_slot;
+	__u32 ns_index;
 	__u16 trust;		/* enum tsem_trust */
 	__u16 left;		/* no longer counted in the namespace */
 	__u64 tnum;

@@ -7,11 +7,11 @@
 
 #define PF_KTHREAD 0x00200000
 
-/* The namespace in a slot, if it still is the one that the task was put into. */
+/* The namespace at an index, if it still is the one that the task was put into. */
 static __always_inline struct tsem_namespace *namespace_of(const struct tsem_task *t)
 {
-	__u32 slot = t->ns_slot;
-	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
+	__u32 index = t->ns_index;
+	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &index);
 
 	if (!ns || !ns->id || ns->id != t->namespace || (ns->flags & TSEM_NS_CLOSED))
 		return NULL;
@@ -43,11 +43,11 @@ static __always_inline void task_forget(__u64 address)
 		__sync_fetch_and_sub(task_filter_at(address), 1);
 }
 
-/* Puts a task without state into the namespace of a slot; a child gets its parent's. */
-static __always_inline bool task_join(__u64 address, __u32 slot, const struct tsem_task *parent)
+/* Puts a task without state into the namespace at an index; a child gets its parent's. */
+static __always_inline bool task_join(__u64 address, __u32 index, const struct tsem_task *parent)
 {
-	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &slot);
-	struct tsem_task t = { .ns_slot = slot, .trust = TSEM_TRUST_TRUSTED };
+	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &index);
+	struct tsem_task t = { .ns_index = index, .trust = TSEM_TRUST_TRUSTED };
 
 	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
 		return false;
@@ -79,7 +79,7 @@ SHARED int task_adopt(void)
 
 	if ((task->flags & PF_KTHREAD) || bpf_map_lookup_elem(&keepers, &tgid))
 		return 0;
-	return task_join(bpf_get_current_task(), root_slot, NULL);
+	return task_join(bpf_get_current_task(), root_index, NULL);
 }
 
 /* The state of the current task if it is modeled. The cheap way out of every hook. */
@@ -87,7 +87,7 @@ static __always_inline struct tsem_task *current_task(void)
 {
 	struct tsem_task *t = task_at(bpf_get_current_task());
 
-	if (!t && root_slot && task_adopt())
+	if (!t && root_index && task_adopt())
 		t = task_at(bpf_get_current_task());
 	return t;
 }

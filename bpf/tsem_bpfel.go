@@ -17,7 +17,7 @@ type tsemBuffer struct {
 	_         structs.HostLayout
 	Busy      uint32
 	Used      uint32
-	Slot      uint32
+	NsIndex   uint32
 	Failed    uint32
 	Address   uint64
 	UserNs    uint64
@@ -297,7 +297,7 @@ type tsemTsemSock struct {
 type tsemTsemTask struct {
 	_              structs.HostLayout
 	Namespace      uint64
-	NsSlot         uint32
+	NsIndex        uint32
 	Trust          uint16
 	Left           uint16
 	Tnum           uint64
@@ -371,7 +371,7 @@ const (
 	tsemVarProbeRuns           = "probe_runs"
 	tsemVarProbeThread         = "probe_thread"
 	tsemVarRenameLockAddress   = "rename_lock_address"
-	tsemVarRootSlot            = "root_slot"
+	tsemVarRootIndex           = "root_index"
 	tsemVarSleepable           = "sleepable"
 	tsemVarTaiOffset           = "tai_offset"
 	tsemVarTaskFilter          = "task_filter"
@@ -488,7 +488,7 @@ type tsemVariableSpecs struct {
 	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.VariableSpec `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
-	RootSlot          *ebpf.VariableSpec `ebpf:"root_slot"`
+	RootIndex         *ebpf.VariableSpec `ebpf:"root_index"`
 	Sleepable         *ebpf.VariableSpec `ebpf:"sleepable"`
 	TaiOffset         *ebpf.VariableSpec `ebpf:"tai_offset"`
 	TaskFilter        *ebpf.VariableSpec `ebpf:"task_filter"`
@@ -557,7 +557,7 @@ type tsemVariables struct {
 	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.Variable `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
-	RootSlot          *ebpf.Variable `ebpf:"root_slot"`
+	RootIndex         *ebpf.Variable `ebpf:"root_index"`
 	Sleepable         *ebpf.Variable `ebpf:"sleepable"`
 	TaiOffset         *ebpf.Variable `ebpf:"tai_offset"`
 	TaskFilter        *ebpf.Variable `ebpf:"task_filter"`

@@ -301,14 +301,15 @@ func (e *Engine) Map(name string) *ebpf.Map { return e.collection.Maps[name] }
 // caller may change it.
 func (e *Engine) MapSpecOf(name string) *ebpf.MapSpec { return e.inner[name].Copy() }
 
-// Slots returns how many namespaces the kernel half has room for; slot 0 is not used.
-func (e *Engine) Slots() uint32 { return e.Map("namespaces").MaxEntries() }
+// NamespacesMax returns how many namespaces the kernel half has room for; index 0 is not
+// used.
+func (e *Engine) NamespacesMax() uint32 { return e.Map("namespaces").MaxEntries() }
 
-// Namespace returns the state of a slot. It is the kernel's own memory: use atomic
+// Namespace returns the state of the namespace at an index. It is the kernel's own memory: use atomic
 // operations, and do not touch it after Close.
-func (e *Engine) Namespace(slot uint32) *bpf.Namespace {
-	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(e.memory))), e.Slots())
-	return &all[slot]
+func (e *Engine) Namespace(index uint32) *bpf.Namespace {
+	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(e.memory))), e.NamespacesMax())
+	return &all[index]
 }
 
 // Keeper returns the thread group id of this process as the kernel half knows it, which
@@ -330,9 +331,9 @@ func threadID(collection *ebpf.Collection) (uint32, error) {
 }
 
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
-// into the namespace of a slot; 0 ends that.
-func (e *Engine) SetRoot(slot uint32) error {
-	return e.collection.Variables["root_slot"].Set(slot)
+// into the namespace at an index; 0 ends that.
+func (e *Engine) SetRoot(index uint32) error {
+	return e.collection.Variables["root_index"].Set(index)
 }
 
 // Skipped returns how often the kernel did not run a program because the same one

@@ -33,7 +33,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 )
 
-// ErrFull: every slot of the kernel half is taken.
+// ErrFull: the kernel half has no room for another one.
 var ErrFull = errors.New("no free namespace")
 
 // Config holds the settings of a namespace. The zero value of a field stands for its
@@ -74,7 +74,7 @@ const (
 type Namespace struct {
 	engine   *loader.Engine
 	config   Config
-	slot     uint32
+	index    uint32
 	id       uint64
 	maps     []*ebpf.Map
 	magazine magazine
@@ -85,7 +85,7 @@ type Namespace struct {
 	reading sync.Mutex // held while Read runs
 	life    sync.RWMutex
 	state   *bpf.Namespace // the kernel's own memory; after Close a copy. life guards it
-	release func() error   // gives the slot back; nil: there is none. life guards it
+	release func() error   // gives the index back; nil: there is none. life guards it
 
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
 	written    atomic.Uint64
@@ -105,9 +105,9 @@ type magazine interface {
 var (
 	// Ids are never reused in the life of an engine.
 	lastID atomic.Uint64
-	// Slots are, but as late as possible: a program that was held up since the
-	// last namespace of a slot ended should not find the next one there.
-	lastSlot atomic.Uint32
+	// Indices are, but as late as possible: a program that was held up since the
+	// last namespace of an index ended should not find the next one there.
+	lastIndex atomic.Uint32
 )
 
 // New makes an empty namespace. The error is ErrFull if there are too many, else
@@ -154,11 +154,11 @@ func (n *Namespace) make() error {
 	}
 	n.magazine = ring
 	n.ledger = ringbuf.NewLedger(ring.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
-	if err := n.takeSlot(); err != nil {
+	if err := n.takeIndex(); err != nil {
 		return err
 	}
 	for name, inner := range map[string]*ebpf.Map{"magazines": magazine, "creations": creations} {
-		if err := n.engine.Map(name).Put(n.slot, inner); err != nil {
+		if err := n.engine.Map(name).Put(n.index, inner); err != nil {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 	}
@@ -176,7 +176,7 @@ func (n *Namespace) make() error {
 	return nil
 }
 
-// inner makes a map for a slot of an array of maps; entries 0 means as specified.
+// inner makes a map for an index of an array of maps; entries 0 means as specified.
 func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
 	spec := n.engine.MapSpecOf(name)
 	if entries != 0 {
@@ -190,18 +190,18 @@ func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// takeSlot finds a free slot and makes it ours by writing the id.
-func (n *Namespace) takeSlot() error {
-	slots := n.engine.Slots()
-	for range slots - 1 {
-		slot := lastSlot.Add(1)%(slots-1) + 1
-		state := n.engine.Namespace(slot)
+// takeIndex finds a free index and makes it ours by writing the id.
+func (n *Namespace) takeIndex() error {
+	most := n.engine.NamespacesMax()
+	for range most - 1 {
+		index := lastIndex.Add(1)%(most-1) + 1
+		state := n.engine.Namespace(index)
 		if atomic.CompareAndSwapUint64(&state.Id, 0, n.id) {
-			n.slot, n.state, n.release = slot, state, n.releaseSlot
+			n.index, n.state, n.release = index, state, n.releaseIndex
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %d are in use", ErrFull, slots-1)
+	return fmt.Errorf("%w: %d are in use", ErrFull, most-1)
 }
 
 // ID returns the id of the namespace, the "context" of its records.
@@ -222,7 +222,7 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 	if err != nil {
 		return err
 	}
-	if err := births.Put(thread, n.slot); err != nil {
+	if err := births.Put(thread, n.index); err != nil {
 		return fmt.Errorf("map births: %w", err)
 	}
 	err = cmd.Start()
@@ -232,7 +232,7 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 // AdoptHost makes this the namespace of every task of the host that is in no other
 // one; tasks join with their first event. Kernel threads and keepers stay out.
 func (n *Namespace) AdoptHost() error {
-	return n.engine.SetRoot(n.slot)
+	return n.engine.SetRoot(n.index)
 }
 
 // Tasks returns how many tasks are in the namespace now; after Close, how many were.
@@ -253,7 +253,7 @@ func (n *Namespace) Shut() {
 	}
 }
 
-// Close gives the slot, the maps and the digest workers back. It ends an Export that is
+// Close gives the index, the maps and the digest workers back. It ends an Export that is
 // under way, with ringbuf.ErrClosed, and waits for it; what that did not read is gone.
 // It cannot interrupt a write or a sink.
 func (n *Namespace) Close() error {
@@ -281,11 +281,11 @@ func (n *Namespace) Close() error {
 	return errors.Join(errs...)
 }
 
-// releaseSlot undoes takeSlot and what was put there.
-func (n *Namespace) releaseSlot() error {
+// releaseIndex undoes takeIndex and what was put there.
+func (n *Namespace) releaseIndex() error {
 	var errs []error
 	for _, name := range []string{"magazines", "creations"} {
-		if err := n.engine.Map(name).Delete(n.slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := n.engine.Map(name).Delete(n.index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
 		}
 	}

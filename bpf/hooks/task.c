@@ -20,14 +20,14 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, in
 {
 	struct tsem_task *parent = current_task();
 	__u32 tid = bpf_get_current_task_btf()->pid;
-	__u32 *slot = bpf_map_lookup_elem(&births, &tid);
+	__u32 *index = bpf_map_lookup_elem(&births, &tid);
 	__u64 address = number_of(task);
 
 	task_forget(address);
-	if (slot)
-		task_join(address, *slot, NULL);
+	if (index)
+		task_join(address, *index, NULL);
 	else if (parent && namespace_of(parent))
-		task_join(address, parent->ns_slot, parent);
+		task_join(address, parent->ns_index, parent);
 	return ret;
 }
 
@@ -36,13 +36,13 @@ static __always_inline void task_leave(__u64 address)
 {
 	struct tsem_task *t = task_at(address);
 	struct tsem_namespace *ns;
-	__u32 slot;
+	__u32 index;
 
 	if (!t || t->left)
 		return;
 	t->left = 1;
-	slot = t->ns_slot;
-	ns = bpf_map_lookup_elem(&namespaces, &slot);
+	index = t->ns_index;
+	ns = bpf_map_lookup_elem(&namespaces, &index);
 	if (ns && ns->id == t->namespace)
 		__sync_fetch_and_sub(&ns->tasks, 1);
 }

@@ -110,8 +110,25 @@ var (
 	lastIndex atomic.Uint32
 )
 
-// New makes an empty namespace. The error is ErrFull if there are too many, else
-// one of the kernel.
+// CheckCache returns an error that says the rule if a number of entries cannot be that
+// of Config.Cache; whoever asks says where it came from.
+func CheckCache(entries int) error {
+	if entries < 1 || entries > MaxCache {
+		return fmt.Errorf("1 to %d entries", MaxCache)
+	}
+	return nil
+}
+
+// CheckWait is the same for Config.Wait.
+func CheckWait(wait time.Duration) error {
+	if wait <= 0 || wait > MaxWait {
+		return fmt.Errorf("more than 0, at most %v", MaxWait)
+	}
+	return nil
+}
+
+// New makes an empty namespace. The error is ErrFull if there are too many, one of
+// CheckCache or CheckWait, or one of the kernel.
 func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Digest == 0 {
 		config.Digest = crypto.SHA256
@@ -122,11 +139,11 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Wait == 0 {
 		config.Wait = DefaultWait
 	}
-	if config.Cache < 1 || config.Cache > MaxCache {
-		return nil, fmt.Errorf("cache %d: 1 to %d entries", config.Cache, MaxCache)
+	if err := CheckCache(config.Cache); err != nil {
+		return nil, fmt.Errorf("cache %d: %w", config.Cache, err)
 	}
-	if config.Wait < 0 || config.Wait > MaxWait {
-		return nil, fmt.Errorf("wait %v: more than 0, at most %v", config.Wait, MaxWait)
+	if err := CheckWait(config.Wait); err != nil {
+		return nil, fmt.Errorf("wait %v: %w", config.Wait, err)
 	}
 	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), digests: digest.New()}
 	n.joiner = newJoiner(config.Digest, n.digests, func() { n.magazine.Wake() })

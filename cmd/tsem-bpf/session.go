@@ -38,11 +38,12 @@ func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
 	if err != nil {
 		return namespace.Config{}, 0, err
 	}
-	if f.Cache < 1 || f.Cache > namespace.MaxCache {
-		return namespace.Config{}, 0, fmt.Errorf("--cache=%d: 1 to %d entries", f.Cache, namespace.MaxCache)
+	// Here, because in a Config 0 is the default.
+	if err := namespace.CheckCache(f.Cache); err != nil {
+		return namespace.Config{}, 0, fmt.Errorf("--cache=%d: %w", f.Cache, err)
 	}
-	if f.Wait <= 0 || f.Wait > namespace.MaxWait {
-		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: more than 0, at most %v", f.Wait, namespace.MaxWait)
+	if err := namespace.CheckWait(f.Wait); err != nil {
+		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: %w", f.Wait, err)
 	}
 	return namespace.Config{Digest: hash, NSRefCurrent: f.NSRef == "current", Cache: f.Cache, Wait: f.Wait}, dialect, nil
 }

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package namespace
+
+import (
+	"testing"
+	"time"
+)
+
+// What cannot be is refused before anything is made; the zero value is the default, and
+// no number that somebody gave is.
+func TestConfig(t *testing.T) {
+	for _, test := range []struct {
+		config Config
+		says   string
+	}{
+		{Config{Cache: -1}, "cache -1: 1 to 131072 entries"},
+		{Config{Cache: MaxCache + 1}, "cache 131073: 1 to 131072 entries"},
+		{Config{Wait: -time.Second}, "wait -1s: more than 0, at most 5m0s"},
+		{Config{Wait: MaxWait + 1}, "wait 5m0.000000001s: more than 0, at most 5m0s"},
+	} {
+		if _, err := New(nil, test.config); err == nil || err.Error() != test.says {
+			t.Errorf("%+v: %v, want %s", test.config, err, test.says)
+		}
+	}
+	for _, err := range []error{CheckCache(1), CheckCache(MaxCache), CheckWait(1), CheckWait(MaxWait)} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if CheckCache(0) == nil || CheckWait(0) == nil {
+		t.Error("0 is taken for a number of entries, or a time")
+	}
+}

@@ -5,9 +5,7 @@ package namespace
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strings"
 	"sync/atomic"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
@@ -82,7 +80,7 @@ func (n *Namespace) book(number uint64) bool {
 
 // Totals is the account of a namespace.
 type Totals struct {
-	ringbuf.Balance
+	Balance ringbuf.Balance // of the events; this is what has to balance
 
 	Written       uint64 // lines that the writer took
 	Unreadable    uint64 // records that could not be decoded or placed: a defect, or a foreign kernel half
@@ -102,7 +100,7 @@ type Totals struct {
 	Digests       digest.Stats
 }
 
-// Totals returns the account as it stands. It balances (Err is nil) when no event
+// Totals returns the account as it stands. It balances (Balance.Err is nil) when no event
 // is under way and everything is read. After Close it is that of the end.
 func (n *Namespace) Totals() Totals {
 	balance := n.balance()
@@ -141,39 +139,9 @@ func (n *Namespace) balance() ringbuf.Balance {
 	return n.ledger.Balance(atomic.LoadUint64(&n.state.Raised), refused)
 }
 
-// String returns the account in one line; what did not happen is left out.
-func (t Totals) String() string {
-	var b strings.Builder
-	b.WriteString(t.Balance.String())
-	for _, more := range []struct {
-		count uint64
-		what  string
-	}{
-		{t.Unreadable, "unreadable"},
-		{t.Cut, "with a cut text"},
-		{t.Omitted, "not written, because v3 has no mark for a cut text"},
-		{t.Waited, "waited for room"},
-		{t.Tasks, "tasks still running, no longer modeled"},
-		{t.TasksLost, "tasks not modeled for lack of memory"},
-		{t.TaskIDsLost, "TASK_IDs unknown"},
-		{t.CreationsLost, "created files without instance"},
-		{t.Inner, "left out, done by filesystems for themselves"},
-		{t.Crowded, "not waited for digests, for lack of room"},
-	} {
-		if more.count > 0 {
-			fmt.Fprintf(&b, ", %d %s", more.count, more.what)
-		}
-	}
-	d := t.Digests
-	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
-		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
-		t.Volatile+d.Changed+d.Unsettled+d.Unavailable+d.Overloaded+d.Cancelled)
-	return b.String()
-}
-
 // Complete says whether every event that was raised is written, and every task was
 // modeled.
 func (t Totals) Complete() bool {
-	return t.Err() == nil && t.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 &&
-		t.Written == t.Raised
+	b := &t.Balance
+	return b.Err() == nil && b.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 && t.Written == b.Raised
 }

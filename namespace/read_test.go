@@ -171,8 +171,8 @@ func TestExportGoesOn(t *testing.T) {
 	for _, number := range []string{"2", "3", "4"} {
 		raise(n, m, capable())
 		out.want(t, number)
-		if totals := n.Totals(); totals.Raised < totals.Delivered || totals.Written > totals.Delivered {
-			t.Errorf("the account is %v", totals)
+		if totals := n.Totals(); totals.Balance.Raised < totals.Balance.Delivered || totals.Written > totals.Balance.Delivered {
+			t.Errorf("the account is %+v", totals)
 		}
 	}
 	n.Shut()
@@ -193,10 +193,10 @@ func TestUnreadable(t *testing.T) {
 		spoil func(raw []byte) []byte
 		says  string
 	}{
-		"cell":     {func(raw []byte) []byte { raw[160] = 99; return raw }, "200 events raised: 200 delivered, 0 refused, 1 unreadable; "},
-		"header":   {func(raw []byte) []byte { return raw[:100] }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2, 1 unreadable; "},
-		"version":  {func(raw []byte) []byte { raw[4]++; return raw }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2, 1 unreadable; "},
-		"repeated": {func(raw []byte) []byte { raw[16] = 1; return raw }, "200 events raised: 199 delivered, 0 refused, 1 unaccounted for, missing numbers 2, 1 unreadable; "},
+		"cell":     {func(raw []byte) []byte { raw[160] = 99; return raw }, "200 events raised: 200 delivered, 0 refused"},
+		"header":   {func(raw []byte) []byte { return raw[:100] }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2"},
+		"version":  {func(raw []byte) []byte { raw[4]++; return raw }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2"},
+		"repeated": {func(raw []byte) []byte { raw[16] = 1; return raw }, "200 events raised: 199 delivered, 0 refused, 1 unaccounted for, missing numbers 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, m := newNamespace(t, nil)
@@ -220,8 +220,8 @@ func TestUnreadable(t *testing.T) {
 			if got := bytes.Count(out.Bytes(), []byte("\n")); got != 199 || totals.Written != 199 {
 				t.Errorf("%d lines, %d written; want 199", got, totals.Written)
 			}
-			if !strings.HasPrefix(totals.String(), test.says) || totals.Complete() {
-				t.Errorf("%v, complete: %v; want %s", totals, totals.Complete(), test.says)
+			if totals.Balance.String() != test.says || totals.Unreadable != 1 || totals.Complete() {
+				t.Errorf("%+v, complete: %v; want %s, 1 unreadable", totals, totals.Complete(), test.says)
 			}
 		})
 	}
@@ -245,8 +245,8 @@ func TestGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	totals := n.Totals()
-	if totals.Written != 199 || totals.Lost != 1 || totals.Err() != nil || totals.Complete() {
-		t.Errorf("%d written, %d lost, %v, complete: %v", totals.Written, totals.Lost, totals.Err(), totals.Complete())
+	if b := totals.Balance; totals.Written != 199 || b.Lost != 1 || b.Err() != nil || totals.Complete() {
+		t.Errorf("%+v, %v, complete: %v", totals, b.Err(), totals.Complete())
 	}
 }
 
@@ -304,8 +304,8 @@ func TestCloseWhileExporting(t *testing.T) {
 		t.Errorf("Export returned %v", err)
 	}
 	<-asked
-	if totals := n.Totals(); totals.Raised != 1 || totals.Written != 1 {
-		t.Errorf("after the end the account is %v", totals)
+	if totals := n.Totals(); totals.Balance.Raised != 1 || totals.Written != 1 {
+		t.Errorf("after the end the account is %+v", totals)
 	}
 	if err := n.Close(); err != nil {
 		t.Errorf("the second time: %v", err)

@@ -94,7 +94,7 @@ func inNamespace(t *testing.T) func(*exec.Cmd) ([]byte, error) {
 			return nil, err
 		}
 		if totals := n.Totals(); !totals.Complete() {
-			t.Error(totals)
+			t.Errorf("not complete: %+v", totals)
 		}
 		return out, nil
 	}

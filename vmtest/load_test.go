@@ -121,7 +121,7 @@ func TestCompleteness(t *testing.T) {
 		}
 		total += ours[pid]
 	}
-	t.Logf("%d opens by %d processes, each with a record; %v", total, len(opens), o.totals)
+	t.Logf("%d opens by %d processes, each with a record; %v", total, len(opens), o.totals.Balance)
 }
 
 // TestForks: several shells at a time fork, and each child is described. Every tenth
@@ -148,7 +148,7 @@ func TestForks(t *testing.T) {
 		}
 	}
 	if len(tasks) != shells*forks {
-		t.Errorf("%d of %d children were seen to open the file; %v", len(tasks), shells*forks, o.totals)
+		t.Errorf("%d of %d children were seen to open the file; %+v", len(tasks), shells*forks, o.totals)
 	}
 }
 
@@ -176,14 +176,14 @@ func TestFullMagazine(t *testing.T) {
 	}
 	o := observation{totals: n.Totals()}
 	o.decode(t, out.String())
-	if err := o.totals.Err(); err != nil {
+	if err := o.totals.Balance.Err(); err != nil {
 		t.Error(err)
 	}
-	refused := o.totals.Refused[0]
-	if refused.Name != "magazine_full" || refused.Count == 0 || o.totals.Raised < openers*opensOfEach {
-		t.Errorf("nothing was refused: %v", o.totals)
+	refused := o.totals.Balance.Refused[0]
+	if refused.Name != "magazine_full" || refused.Count == 0 || o.totals.Balance.Raised < openers*opensOfEach {
+		t.Errorf("nothing was refused: %+v", o.totals)
 	}
-	t.Log(o.totals)
+	t.Log(o.totals.Balance)
 }
 
 // bpfObjects counts what bpftool sees.
@@ -277,7 +277,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if totals := n.Totals(); !totals.Complete() {
-		t.Error(totals)
+		t.Errorf("not complete: %+v", totals)
 	}
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
@@ -352,7 +352,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("totals: %s", stderr.String())
 	}
 	o := observation{totals: namespace.Totals{}}
-	o.totals.Delivered = delivered
+	o.totals.Balance.Delivered = delivered
 	o.decode(t, stdout.String())
 	valid := specification(t)
 	for i, r := range o.all {

@@ -176,7 +176,7 @@ func runIn(t *testing.T, config namespace.Config, cmd *exec.Cmd) *observation {
 	}
 	o.totals = n.Totals()
 	if !o.totals.Complete() {
-		t.Errorf("not complete: %v", o.totals)
+		t.Errorf("not complete: %+v", o.totals)
 	}
 	o.decode(t, out.String())
 	return o
@@ -210,8 +210,8 @@ func (o *observation) decode(t *testing.T, text string) {
 		o.lines = append(o.lines, r.line)
 		o.all = append(o.all, r.record)
 	}
-	if uint64(len(records)) != o.totals.Delivered {
-		t.Fatalf("%d records, %d delivered", len(records), o.totals.Delivered)
+	if uint64(len(records)) != o.totals.Balance.Delivered {
+		t.Fatalf("%d records, %d delivered", len(records), o.totals.Balance.Delivered)
 	}
 }
 

@@ -118,6 +118,6 @@ func TestLargeValues(t *testing.T) {
 		t.Errorf("values (-want +got):\n%s", diff)
 	}
 	if strings.Contains(strings.Join(o.lines, ""), `"cut"`) || o.totals.Cut != 0 {
-		t.Errorf("something is cut: %v", o.totals)
+		t.Errorf("something is cut: %+v", o.totals)
 	}
 }

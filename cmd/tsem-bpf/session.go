@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -136,7 +135,7 @@ func (s *session) end(told bool) error {
 	// Standard error may have the same reader; who sends another signal means it.
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if !s.flags.Quiet || !complete || err != nil {
-		fmt.Fprintf(s.streams.err, "tsem-bpf: %s%s%s\n", totals, describeUnwritten(&totals), describeSkipped(skipped))
+		fmt.Fprintln(s.streams.err, "tsem-bpf:", account(&totals, skipped))
 	}
 	return errors.Join(err, skippedErr, s.close())
 }
@@ -170,26 +169,6 @@ func cause(err error) error {
 		return path.Err
 	}
 	return err
-}
-
-// describeUnwritten accounts for what was read after the writing had ended.
-func describeUnwritten(t *namespace.Totals) string {
-	if t.Written >= t.Delivered {
-		return ""
-	}
-	return fmt.Sprintf("; %d of them written, %d not", t.Written, t.Delivered-t.Written)
-}
-
-func describeSkipped(skipped map[string]uint64) string {
-	if len(skipped) == 0 {
-		return ""
-	}
-	var hooks []string
-	for name, count := range skipped {
-		hooks = append(hooks, fmt.Sprintf("%s %d", name, count))
-	}
-	slices.Sort(hooks)
-	return "; skipped by the kernel (" + strings.Join(hooks, ", ") + ")"
 }
 
 func (s *session) close() error {

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+// account is what the operator is told at the end, in one line: what became of the
+// events, then what happened beside, by name; docs/run.md explains each. What did not
+// happen is left out. skipped are the runs of programs that the kernel did not do, by hook.
+func account(t *namespace.Totals, skipped map[string]uint64) string {
+	var b strings.Builder
+	b.WriteString(t.Balance.String())
+	for _, more := range []struct {
+		count uint64
+		what  string
+	}{
+		{t.Unreadable, "unreadable"},
+		{t.Cut, "with a cut text"},
+		{t.Omitted, "not written, because v3 has no mark for a cut text"},
+		{t.Waited, "waited for room"},
+		{t.Tasks, "tasks still running, no longer modeled"},
+		{t.TasksLost, "tasks not modeled for lack of memory"},
+		{t.TaskIDsLost, "TASK_IDs unknown"},
+		{t.CreationsLost, "created files without instance"},
+		{t.Inner, "left out, done by filesystems for themselves"},
+		{t.Crowded, "not waited for digests, for lack of room"},
+	} {
+		if more.count > 0 {
+			fmt.Fprintf(&b, ", %d %s", more.count, more.what)
+		}
+	}
+	d := t.Digests
+	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
+		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
+		t.Volatile+d.Changed+d.Unsettled+d.Unavailable+d.Overloaded+d.Cancelled)
+	// What was read after the writing had ended.
+	if delivered := t.Balance.Delivered; t.Written < delivered {
+		fmt.Fprintf(&b, "; %d of them written, %d not", t.Written, delivered-t.Written)
+	}
+	if len(skipped) > 0 {
+		var hooks []string
+		for name, count := range skipped {
+			hooks = append(hooks, fmt.Sprintf("%s %d", name, count))
+		}
+		slices.Sort(hooks)
+		fmt.Fprintf(&b, "; skipped by the kernel (%s)", strings.Join(hooks, ", "))
+	}
+	return b.String()
+}

@@ -13,7 +13,6 @@ import (
 	"strconv"
 
 	"github.com/alecthomas/kong"
-	"github.com/willabides/kongplete"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
@@ -32,7 +31,7 @@ type commands struct {
 	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
 
-	Completion kongplete.InstallCompletions `cmd:"" help:"Print the shell completion line for a start-up file of bash, zsh or fish."`
+	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
 }
@@ -78,10 +77,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "tsem-bpf:", err)
 		return exitFailed
 	}
-	// Answers, and ends, if it is a shell that asks.
-	kongplete.Complete(parser)
-	if exited >= 0 {
-		return exited
+	if line, asked := shellAsks(); asked {
+		for _, word := range complete(parser.Model.Node, line) {
+			fmt.Fprintln(stdout, word)
+		}
+		return 0
 	}
 	if len(args) == 0 {
 		args = []string{"--help"}

@@ -4,8 +4,6 @@ package main
 
 import (
 	"bytes"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -40,6 +38,7 @@ func TestWords(t *testing.T) {
 		{"run ./main_test.go", exitNotRunnable, "not executable"},
 		{"run -o /no/such/folder true", exitFailed, "/no/such/folder"},
 		{"export", exitUsage, "--root"},
+		{"completion tcsh", exitUsage, "tcsh"},
 		{"export --root --duration=0s", exitUsage, "--duration=0s: more than 0"},
 		{"export --root --duration=-1s", exitUsage, "--duration=-1s: more than 0"},
 	} {
@@ -50,30 +49,5 @@ func TestWords(t *testing.T) {
 		if !strings.Contains(out.String(), test.says) {
 			t.Errorf("tsem-bpf %s says %q, want %q in it", test.words, out.String(), test.says)
 		}
-	}
-}
-
-// TestCompletion: a shell asks by a variable, and gets words only.
-func TestCompletion(t *testing.T) {
-	const line = "tsem-bpf run --dialect "
-	t.Setenv("COMP_LINE", line)
-	var out bytes.Buffer
-	stdout := os.Stdout
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	os.Stdout = w
-	status := run(nil, &out, &out)
-	os.Stdout = stdout
-	w.Close()
-	var words bytes.Buffer
-	if _, err := words.ReadFrom(r); err != nil {
-		t.Fatal(err)
-	}
-	// In any order: the library keeps the values in a map, and the shell sorts them.
-	got := slices.Sorted(slices.Values(strings.Fields(words.String() + out.String())))
-	if status != 0 || !slices.Equal(got, []string{"current", "v3"}) {
-		t.Errorf("status %d: %q", status, got)
 	}
 }

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestCompletion: a shell asks by a variable, and gets words only; none for what it
+// completes itself.
+func TestCompletion(t *testing.T) {
+	for line, want := range map[string]string{
+		"tsem-bpf":                                   "",
+		"tsem-bpf ":                                  "check run export completion",
+		"tsem-bpf  e":                                "export",
+		"tsem-bpf --v":                               "--version",
+		"tsem-bpf wrong ":                            "",
+		"tsem-bpf check --":                          "--help --version --json",
+		"tsem-bpf run --di":                          "--dialect --digest",
+		"tsem-bpf run --dialect ":                    "current v3",
+		"tsem-bpf run --dialect v":                   "v3",
+		"tsem-bpf run --dialect=":                    "current v3",
+		"tsem-bpf run --wrong=":                      "",
+		"tsem-bpf run --cache=1":                     "",
+		"tsem-bpf run -o ":                           "",
+		"tsem-bpf run -o --di":                       "",
+		"tsem-bpf run -q -o FILE --dialect v3 --dig": "--digest",
+		"tsem-bpf run ":                              "",
+		"tsem-bpf run -- ":                           "",
+		"tsem-bpf run -q -- ls --di":                 "",
+		"tsem-bpf run -q ls --di":                    "",
+		"tsem-bpf export --r":                        "--root",
+		"tsem-bpf completion ":                       "bash zsh fish",
+		"tsem-bpf completion f":                      "fish",
+	} {
+		t.Setenv("COMP_LINE", line)
+		t.Setenv("COMP_POINT", strconv.Itoa(len(line)))
+		var out, errs bytes.Buffer
+		status := run(nil, &out, &errs)
+		if got := strings.Join(strings.Fields(out.String()), " "); status != 0 || got != want || errs.Len() != 0 {
+			t.Errorf("[%s] status %d: %q %q, want %q", line, status, got, errs.String(), want)
+		}
+	}
+	// What is behind the cursor does not matter.
+	t.Setenv("COMP_LINE", "tsem-bpf ex --root")
+	t.Setenv("COMP_POINT", "11")
+	var out bytes.Buffer
+	if run(nil, &out, &out); out.String() != "export\n" {
+		t.Errorf("in the middle: %q", out.String())
+	}
+}
+
+// TestCompletionScript: what is printed is for the shell that is named, else that of the
+// user, and says where tsem-bpf is.
+func TestCompletionScript(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		user, words string
+		status      int
+		says        string
+	}{
+		{"/bin/sh", "completion bash", 0, "complete -o default -C " + self + " tsem-bpf\n"},
+		{"/bin/zsh", "completion", 0, "bashcompinit"},
+		{"/usr/bin/fish", "completion", 0, "set -l words (" + self + ")"},
+		{"/usr/bin/fish", "completion zsh", 0, "bashcompinit"},
+		{"/bin/tcsh", "completion", exitUsage, `no completion for the shell "tcsh": name bash, zsh or fish`},
+	} {
+		t.Setenv("SHELL", test.user)
+		var out bytes.Buffer
+		if status := run(strings.Fields(test.words), &out, &out); status != test.status || !strings.Contains(out.String(), test.says) {
+			t.Errorf("%s with %s: status %d, %q; want %d, %q in it", test.words, test.user, status, out.String(), test.status, test.says)
+		}
+	}
+	// bash takes it, and calls tsem-bpf.
+	var script bytes.Buffer
+	run([]string{"completion", "bash"}, &script, &script)
+	bash := exec.Command("bash", "-c", script.String()+"complete -p tsem-bpf")
+	if out, err := bash.CombinedOutput(); err != nil || !strings.Contains(string(out), self) {
+		t.Errorf("bash: %v: %s", err, out)
+	}
+}

@@ -30,7 +30,9 @@ func exact(t *testing.T) {
 	}
 }
 
-// costs are durations of an operation in ns, by its name.
+// costs are what an operation takes of the time of its thread, in ns, by its name. What
+// the daemon does meanwhile on the same CPU is not in it: when that gets the CPU is up to
+// the scheduler, and differs from run to run.
 type costs map[string]float64
 
 // costOf returns the lowest of what several new processes measured: a process is

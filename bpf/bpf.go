@@ -17,6 +17,23 @@ func Load() (*ebpf.CollectionSpec, error) {
 // The kernel half counts in it at any time: read counters atomically.
 type Namespace = tsemTsemNamespace
 
+// Slot is a value of the map `slots` (struct tsem_slot in state.h).
+type Slot = tsemTsemSlot
+
+// Verdict is what is decided about an event (enum tsem_verdict in state.h).
+type Verdict = tsemTsemVerdict
+
+// The values of a Verdict.
+const (
+	VerdictNone      = tsemTsemVerdictTSEM_VERDICT_NONE
+	VerdictTrusted   = tsemTsemVerdictTSEM_VERDICT_TRUSTED
+	VerdictUntrusted = tsemTsemVerdictTSEM_VERDICT_UNTRUSTED
+	VerdictLate      = tsemTsemVerdictTSEM_VERDICT_LATE
+	VerdictKilled    = tsemTsemVerdictTSEM_VERDICT_KILLED
+	VerdictClosed    = tsemTsemVerdictTSEM_VERDICT_CLOSED
+	VerdictUnasked   = tsemTsemVerdictTSEM_VERDICT_UNASKED
+)
+
 // Record is the header of a record (struct tsem_record in record.h).
 type Record = tsemTsemRecord
 

@@ -113,6 +113,15 @@ struct {
 	__type(value, __u32);
 } keepers SEC(".maps");
 
+/* Where verdicts are. The loader makes it no larger than the tasks that there may be. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, TSEM_SLOTS_MAX);
+	__type(key, __u32);
+	__type(value, struct tsem_slot);
+} slots SEC(".maps");
+
 /* What the kernel tells of an inode's content without reading it. */
 struct content {
 	__u64 i_version;

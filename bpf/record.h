@@ -21,7 +21,7 @@
 #include "hooks.h"
 
 /* Changes with every change of this file that an older reader would misread. */
-#define TSEM_RECORD_VERSION 1
+#define TSEM_RECORD_VERSION 2
 
 /*
  * PATH_MAX (4096, its NUL included) bounds every path name that the kernel
@@ -111,6 +111,7 @@ struct tsem_record {
 	__u8 cut;		/* how many of them have TSEM_CELL_CUT */
 	__u8 pad0;
 	__u32 slot;		/* verdict slot; 0: nobody waits */
+	__u64 ticket;		/* names the wait in its slot; of no meaning if that is 0 */
 	__u64 number;		/* 1, 2, 3 ... in the namespace; 0 in TSEM_KIND_EXEC */
 	__u64 namespace;	/* id of the modeling namespace */
 	__u64 time;		/* CLOCK_BOOTTIME, ns */

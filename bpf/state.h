@@ -33,6 +33,7 @@ struct tsem_namespace {
 	__u32 reserve;		/* bytes of it that only atomic hooks may use */
 	__u32 keeper;		/* thread group id; when it has exited, the namespace is closed */
 	__u64 wait;		/* ns that a sleepable hook waits for room */
+	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 
 	__u64 raised;		/* events */
 	__u64 delivered;	/* of these in the magazine; also the last number given */
@@ -71,6 +72,37 @@ enum tsem_trust {
 	TSEM_TRUST_TRUSTED = 1,	/* TSEM's flag values */
 	TSEM_TRUST_UNTRUSTED = 2,
 	TSEM_TRUST_PENDING = 4,
+};
+
+/*
+ * Value of map `slots`, one cache line: what is decided about the event that a task
+ * waits with. A thread takes a slot when it first waits and has it until it exits. The
+ * ticket says the how-manyth wait in this slot it is, over all owners, and is never set
+ * back: slot and ticket name one wait on this host for ever. The task writes the word
+ * before its record is in the magazine; from there on it only changes by one
+ * compare-and-swap, from TSEM_VERDICT_NONE to the verdict. Slot 0 is never used, so
+ * that 0 can mean "nobody waits".
+ */
+struct tsem_slot {
+	__u64 word;		/* ticket << 8 | enum tsem_verdict */
+	__u64 owner;		/* address of the task; 0: free */
+	__u64 pad[6];
+};
+
+/*
+ * A waiting task asks the gate for an extended attribute of as many bytes as the number
+ * of its slot; there are no longer ones (XATTR_SIZE_MAX).
+ */
+#define TSEM_SLOTS_MAX 65536
+
+enum tsem_verdict {
+	TSEM_VERDICT_NONE = 0,		/* nobody has decided */
+	TSEM_VERDICT_TRUSTED = 1,	/* by the agent */
+	TSEM_VERDICT_UNTRUSTED = 2,
+	TSEM_VERDICT_LATE = 3,		/* the deadline has passed */
+	TSEM_VERDICT_KILLED = 4,	/* the task shall die */
+	TSEM_VERDICT_CLOSED = 5,	/* the namespace ends */
+	TSEM_VERDICT_UNASKED = 6,	/* by the task itself: the gate did not work */
 };
 
 /* Key of a namespace's map in `creations`: who creates in which directory. */

@@ -63,6 +63,8 @@ const struct {
 	struct tsem_sock sock;
 	struct tsem_ipc ipc;
 	struct tsem_creation creation;
+	struct tsem_slot slot;
+	enum tsem_verdict verdict;
 	enum tsem_hook hook;
 	enum tsem_kind kind;
 	enum tsem_kind_of_hook kind_of_hook;

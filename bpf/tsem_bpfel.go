@@ -200,6 +200,7 @@ type tsemTsemNamespace struct {
 	Reserve         uint32
 	Keeper          uint32
 	Wait            uint64
+	Beat            uint64
 	Raised          uint64
 	Delivered       uint64
 	Refused         [3]uint64
@@ -261,6 +262,7 @@ type tsemTsemRecord struct {
 	Cut        uint8
 	Pad0       uint8
 	Slot       uint32
+	Ticket     uint64
 	Number     uint64
 	Namespace  uint64
 	Time       uint64
@@ -284,6 +286,13 @@ const (
 	tsemTsemRefusalTSEM_REFUSED_DESCRIBE      tsemTsemRefusal = 2
 	tsemTsemRefusalTSEM_REFUSED_MAX           tsemTsemRefusal = 3
 )
+
+type tsemTsemSlot struct {
+	_     structs.HostLayout
+	Word  uint64
+	Owner uint64
+	Pad   [6]uint64
+}
 
 type tsemTsemSock struct {
 	_        structs.HostLayout
@@ -310,6 +319,18 @@ type tsemTsemTask struct {
 	CreateInstance uint64
 }
 
+type tsemTsemVerdict uint32
+
+const (
+	tsemTsemVerdictTSEM_VERDICT_NONE      tsemTsemVerdict = 0
+	tsemTsemVerdictTSEM_VERDICT_TRUSTED   tsemTsemVerdict = 1
+	tsemTsemVerdictTSEM_VERDICT_UNTRUSTED tsemTsemVerdict = 2
+	tsemTsemVerdictTSEM_VERDICT_LATE      tsemTsemVerdict = 3
+	tsemTsemVerdictTSEM_VERDICT_KILLED    tsemTsemVerdict = 4
+	tsemTsemVerdictTSEM_VERDICT_CLOSED    tsemTsemVerdict = 5
+	tsemTsemVerdictTSEM_VERDICT_UNASKED   tsemTsemVerdict = 6
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -323,6 +344,7 @@ const (
 	tsemMapKeepers             = "keepers"
 	tsemMapMagazines           = "magazines"
 	tsemMapNamespaces          = "namespaces"
+	tsemMapSlots               = "slots"
 	tsemMapSockets             = "sockets"
 	tsemMapTasks               = "tasks"
 	tsemProgBpfMap             = "bpf_map"
@@ -470,6 +492,7 @@ type tsemMapSpecs struct {
 	Keepers    *ebpf.MapSpec `ebpf:"keepers"`
 	Magazines  *ebpf.MapSpec `ebpf:"magazines"`
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 }
@@ -523,6 +546,7 @@ type tsemMaps struct {
 	Keepers    *ebpf.Map `ebpf:"keepers"`
 	Magazines  *ebpf.Map `ebpf:"magazines"`
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
+	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
 }
@@ -538,6 +562,7 @@ func (m *tsemMaps) Close() error {
 		m.Keepers,
 		m.Magazines,
 		m.Namespaces,
+		m.Slots,
 		m.Sockets,
 		m.Tasks,
 	)

@@ -88,7 +88,7 @@ func TestParseErrors(t *testing.T) {
 		{"padding", opened(1, 9), ErrCell, "padding 00000000000009"},
 		{"path flags", opened(8+sizePath-offPathFlags, 0x80), ErrCell, "path flags 0x80"},
 		{"path type", opened(8+sizePath-offPathType, 9), ErrCell, "path type 9"},
-		{"longer than it says", append(capable().Record(), 0), ErrTruncated, "193 bytes, it says 192"},
+		{"longer than it says", append(capable().Record(), 0), ErrTruncated, "201 bytes, it says 200"},
 		{"no kind", set(offRecordKind, 0), ErrKind, "0, of capable"},
 		{"text too long", text(textMax + 1), ErrCell, "4097 bytes"},
 	})
@@ -201,11 +201,14 @@ func addFilePath(b *eventtest.Builder, source digestSource, cell func(uint16, ..
 
 // TestCurrent: what the current dialect has beyond v3, and v3 has not.
 func TestCurrent(t *testing.T) {
-	b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1, TID: 9, Tnum: 8, Namespace: 7, Number: 6, Comm: "c"}}
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1, Slot: 3, Ticket: 5, TID: 9, Tnum: 8, Namespace: 7, Number: 6, Comm: "c"}}
 	addFile(b, digestWanted, "/x")
 	r, err := Parse(b.Record())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if r.Slot() != 3 || r.Ticket() != 5 {
+		t.Errorf("slot %d, ticket %d", r.Slot(), r.Ticket())
 	}
 	for dialect, wants := range map[Dialect][]string{
 		Current: {

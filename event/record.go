@@ -26,7 +26,7 @@ var (
 )
 
 // recordVersion is TSEM_RECORD_VERSION of bpf/record.h.
-const recordVersion = 1
+const recordVersion = 2
 
 // textMax is TSEM_TEXT_MAX of bpf/record.h, the bound of a text.
 const textMax = 4096
@@ -46,20 +46,22 @@ const (
 	offRecordKind      = 8
 	offRecordCells     = 9
 	offRecordCut       = 10
-	offRecordNumber    = 16
-	offRecordNamespace = 24
-	offRecordTime      = 32
-	offRecordTid       = 40
-	offRecordTgid      = 44
-	offRecordTnum      = 48
-	offRecordTtd       = 56
-	offRecordPTtd      = 64
-	offRecordIdentity  = 72
-	offRecordPIdentity = 80
-	offRecordCgroup    = 88
-	offRecordCreds     = 96
-	offRecordComm      = 144
-	sizeRecord         = 160
+	offRecordSlot      = 12
+	offRecordTicket    = 16
+	offRecordNumber    = 24
+	offRecordNamespace = 32
+	offRecordTime      = 40
+	offRecordTid       = 48
+	offRecordTgid      = 52
+	offRecordTnum      = 56
+	offRecordTtd       = 64
+	offRecordPTtd      = 72
+	offRecordIdentity  = 80
+	offRecordPIdentity = 88
+	offRecordCgroup    = 96
+	offRecordCreds     = 104
+	offRecordComm      = 152
+	sizeRecord         = 168
 
 	sizeCell = 8
 )
@@ -242,6 +244,12 @@ func (r *Record) Hook() Hook { return r.row.hook }
 
 // Kind returns the kind of the record.
 func (r *Record) Kind() Kind { return Kind(r.raw[offRecordKind]) }
+
+// Slot returns the verdict slot that the task waits in; 0: it does not wait.
+func (r *Record) Slot() uint32 { return native.Uint32(r.raw[offRecordSlot:]) }
+
+// Ticket returns what names the wait in its slot; of no meaning if that is 0.
+func (r *Record) Ticket() uint64 { return native.Uint64(r.raw[offRecordTicket:]) }
 
 // Number returns the number of the event in its namespace, from 1; 0 for KindExec.
 func (r *Record) Number() uint64 { return native.Uint64(r.raw[offRecordNumber:]) }

@@ -26,6 +26,8 @@ const (
 type Header struct {
 	Hook                    uint16
 	Kind                    uint8
+	Slot                    uint32
+	Ticket                  uint64
 	Number, Namespace, Time uint64
 	TID, TGID               uint32
 	Tnum, TTD, ParentTTD    uint64
@@ -94,7 +96,7 @@ func (b *Builder) Record() []byte {
 	var comm [16]byte
 	copy(comm[:15], h.Comm)
 	for _, v := range []any{
-		uint32(160 + len(b.cells)), uint16(1), h.Hook, []byte{h.Kind, b.count, b.cut, 0}, uint32(0),
+		uint32(168 + len(b.cells)), uint16(2), h.Hook, []byte{h.Kind, b.count, b.cut, 0}, h.Slot, h.Ticket,
 		h.Number, h.Namespace, h.Time, h.TID, h.TGID, h.Tnum, h.TTD, h.ParentTTD, h.Identity, h.Parent, uint64(0),
 	} {
 		r = appendValue(r, v)

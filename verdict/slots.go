@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// What can be wrong with a decision, for errors.Is.
+var (
+	// ErrMap: the map is no verdict map.
+	ErrMap = errors.New("not a verdict map")
+	// ErrSlot: there is no slot of that number; 0 is none.
+	ErrSlot = errors.New("no such slot")
+	// ErrVerdict: nobody can decide that.
+	ErrVerdict = errors.New("not a verdict")
+)
+
+// Verdict is what was decided about an event: the low byte of a slot's word.
+type Verdict uint8
+
+// The values of enum tsem_verdict in bpf/state.h.
+const (
+	None      Verdict = iota // nobody has decided yet: the event waits
+	Trusted                  // by the agent
+	Untrusted                // by the agent
+	Late                     // the deadline passed
+	Killed                   // the task is about to die
+	Closed                   // the namespace ends, or its agent failed
+	Unasked                  // by the kernel half: the gate could not be used
+)
+
+var verdicts = [...]string{"none", "trusted", "untrusted", "late", "killed", "closed", "unasked"}
+
+// String returns the verdict in lower case, "verdict 9" if there is none of that value.
+func (v Verdict) String() string {
+	if int(v) < len(verdicts) {
+		return verdicts[v]
+	}
+	return "verdict " + strconv.Itoa(int(v))
+}
+
+// Outcome says what became of a decision.
+type Outcome struct {
+	// Won: this decision stands, and nobody can change it any more.
+	Won bool
+	// Earlier is what stands if somebody else decided first. None, with Won false: the
+	// slot has another wait, so that the one in question is over, or not yet begun.
+	Earlier Verdict
+}
+
+// String returns "won", "already decided: late", or "another wait".
+func (o Outcome) String() string {
+	switch {
+	case o.Won:
+		return "won"
+	case o.Earlier != None:
+		return "already decided: " + o.Earlier.String()
+	}
+	return "another wait"
+}
+
+// slot is struct tsem_slot in bpf/state.h: one cache line, so that tasks on different
+// CPUs do not disturb each other.
+type slot struct {
+	Word  uint64 // ticket<<8 | verdict
+	Owner uint64 // the kernel half's
+	_     [6]uint64
+}
+
+const verdictBits = 8
+
+// Slots is the verdict map. A wait is named by its slot and its ticket, for ever: the
+// ticket counts the waits in its slot and is never set back, whoever owns the slot. All
+// methods but Close may be called from any goroutine; none allocates memory.
+type Slots struct {
+	all    []slot
+	memory []byte // nil: somebody else's
+}
+
+// MapSlots maps the map `slots` of the kernel half. The map is only borrowed: its owner
+// may close it, because the mapping keeps the memory alive. ErrMap: it is another map.
+func MapSlots(m *ebpf.Map) (*Slots, error) {
+	if m.Type() != ebpf.Array || m.ValueSize() != uint32(unsafe.Sizeof(slot{})) || m.Flags()&unix.BPF_F_MMAPABLE == 0 {
+		return nil, fmt.Errorf("map the verdicts: %s with values of %d bytes and flags %#x: %w",
+			m.Type(), m.ValueSize(), m.Flags(), ErrMap)
+	}
+	return mapSlots(m.FD(), int(m.MaxEntries()))
+}
+
+// mapSlots maps so many slots of a file.
+func mapSlots(fd, entries int) (*Slots, error) {
+	page := os.Getpagesize()
+	size := (entries*int(unsafe.Sizeof(slot{})) + page - 1) / page * page
+	memory, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %d slots of the verdict map: %w", entries, err)
+	}
+	all := unsafe.Slice((*slot)(unsafe.Pointer(unsafe.SliceData(memory))), entries)
+	return &Slots{all: all, memory: memory}, nil
+}
+
+// NewSlots returns a verdict map in memory of its own, for tests.
+func NewSlots(all []slot) *Slots { return &Slots{all: all} }
+
+// Len returns the number of slots, that of slot 0 included, which is never used.
+func (s *Slots) Len() int { return len(s.all) }
+
+// Close gives the mapping back. Whoever uses the Slots later, or meanwhile, crashes.
+func (s *Slots) Close() error {
+	memory := s.memory
+	s.all, s.memory = nil, nil
+	if memory == nil {
+		return nil
+	}
+	if err := unix.Munmap(memory); err != nil {
+		return fmt.Errorf("unmap the verdict map: %w", err)
+	}
+	return nil
+}
+
+// Load returns the ticket of the latest wait in a slot, and what was decided about it.
+// ErrSlot: there is no such slot.
+func (s *Slots) Load(slot uint32) (ticket uint64, v Verdict, err error) {
+	if !s.has(slot) {
+		return 0, None, ErrSlot
+	}
+	ticket, v = split(atomic.LoadUint64(&s.all[slot].Word))
+	return ticket, v, nil
+}
+
+// Decide decides about one wait, once: of all who decide, the kernel half included,
+// exactly one wins. ErrSlot: there is no such slot. ErrVerdict: v is None, or no verdict.
+//
+// It wakes nobody; Gate.Decide does.
+func (s *Slots) Decide(slot uint32, ticket uint64, v Verdict) (Outcome, error) {
+	if !s.has(slot) {
+		return Outcome{}, ErrSlot
+	}
+	if v == None || int(v) >= len(verdicts) {
+		return Outcome{}, ErrVerdict
+	}
+	word := &s.all[slot].Word
+	for {
+		now := atomic.LoadUint64(word)
+		switch current, earlier := split(now); {
+		case current != ticket:
+			return Outcome{}, nil
+		case earlier != None:
+			return Outcome{Earlier: earlier}, nil
+		case atomic.CompareAndSwapUint64(word, now, now|uint64(v)):
+			return Outcome{Won: true}, nil
+		}
+	}
+}
+
+func (s *Slots) has(slot uint32) bool { return slot != 0 && uint64(slot) < uint64(len(s.all)) }
+
+func split(word uint64) (ticket uint64, v Verdict) {
+	return word >> verdictBits, Verdict(word & (1<<verdictBits - 1))
+}

@@ -102,16 +102,18 @@ verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/ve
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
+GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf
+
 .PHONY: generate
-generate: clang-setup ## Compile the kernel half and generate what follows from it.
+generate: clang-setup ## Compile the kernel half and the gate program, and generate what follows from them.
 	$(GO) generate ./...
 
 # The comparison is with the files as they are, committed or not.
 .PHONY: generated
 generated: clang-setup ## Check that what is generated is up to date.
-	@before=$$(cat bpf/tsem_bpfel.* | sha256sum); $(GO) generate ./... && \
-	after=$$(cat bpf/tsem_bpfel.* | sha256sum); \
-	[ "$$before" = "$$after" ] || { echo "bpf/tsem_bpfel.* were not up to date and are now: commit them" >&2; exit 1; }
+	@before=$$(cat $(GENERATED) | sha256sum); $(GO) generate ./... && \
+	after=$$(cat $(GENERATED) | sha256sum); \
+	[ "$$before" = "$$after" ] || { echo "$(GENERATED) were not up to date and are now: commit them" >&2; exit 1; }
 
 .PHONY: vet
 vet: ## Run go vet, with every build tag.

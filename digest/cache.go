@@ -6,6 +6,8 @@ import (
 	"crypto"
 	_ "crypto/sha256" // the digest functions a namespace can have
 	_ "crypto/sha512"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +18,7 @@ import (
 )
 
 const (
-	// workers is how many files are read at the same time. More than there are
+	// workers is how many files a Cache reads at the same time. More than there are
 	// CPUs, because a file on a filesystem that hangs holds its worker.
 	workers = 32
 	// queued is how many files may wait for a worker. A longer queue would only
@@ -80,39 +82,42 @@ type ticket struct {
 	job  *job // nil once it is answered or given up; Cache.mu guards it
 }
 
-// Cache computes digests and keeps them. Make one with New.
+// Cache computes the digests that one namespace asks for, and counts what it answered.
+// Make one with New.
+//
+// What is known is shared by all Caches of the process, the work is not: files that hang
+// hold up the workers of who uses them, and nobody else's.
 type Cache struct {
 	read   func(fd int, p []byte) (int, error) // unix.Read, but for tests
 	clocks clocks
-	jobs   chan *job
-	stop   chan struct{} // closed by Close
+	kept   *kept
+	stop   chan struct{} // closed by Close, under mu
 	close  sync.Once
-	ended  chan struct{} // a value from every worker that ends
+	ended  chan struct{} // closed when there are no workers after Close, under mu
 
 	counters
 
 	mu      sync.Mutex
-	kept    kept
 	running map[key]*job // queued ones included
+	queue   []*job       // the oldest first
+	working int          // workers; while there are less than there may be, queue is empty
 }
 
-// New returns an empty Cache, and starts its goroutines.
-func New() *Cache { return newCache(unix.Read, systemClocks()) }
+// known has what all Caches of the process keep.
+var known = newKept()
 
-func newCache(read func(fd int, p []byte) (int, error), clocks clocks) *Cache {
-	c := &Cache{
+// New returns a Cache. It takes nothing until it is asked, and Close has to end it.
+func New() *Cache { return newCache(unix.Read, systemClocks(), known) }
+
+func newCache(read func(fd int, p []byte) (int, error), clocks clocks, kept *kept) *Cache {
+	return &Cache{
 		read:    read,
 		clocks:  clocks,
-		jobs:    make(chan *job, queued),
+		kept:    kept,
 		stop:    make(chan struct{}),
-		ended:   make(chan struct{}, workers),
-		kept:    newKept(),
+		ended:   make(chan struct{}),
 		running: make(map[key]*job),
 	}
-	for range workers {
-		go c.work()
-	}
-	return c
 }
 
 // Kept returns the digest of the file of req if it is known without reading the file.
@@ -122,13 +127,6 @@ func (c *Cache) Kept(req *Request) (event.Digest, bool) {
 	if req.Size == 0 {
 		return event.Digest{Sum: req.Hash.New().Sum(nil), State: event.DigestExact}, true
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.known(req)
-}
-
-// known is Kept, under mu.
-func (c *Cache) known(req *Request) (event.Digest, bool) {
 	d, ok := c.kept.get(req.key())
 	if !ok || !d.reading.proves(req.content(), req.Time) {
 		return event.Digest{}, false
@@ -148,7 +146,7 @@ func (c *Cache) known(req *Request) (event.Digest, bool) {
 func (c *Cache) Ask(req Request, done func(event.Digest)) (cancel func()) {
 	t := &ticket{req: req, done: done}
 	c.mu.Lock()
-	d, answered := c.known(&req) // it may be since the caller looked
+	d, answered := c.Kept(&req) // it may be since the caller looked
 	if !answered {
 		if refused := c.enqueue(t); refused != nil {
 			refused.Add(1)
@@ -183,30 +181,62 @@ func (c *Cache) enqueue(t *ticket) (refused *atomic.Uint64) {
 	j := c.running[k]
 	if j == nil {
 		j = &job{req: t.req, tickets: make(map[*ticket]struct{})}
-		select {
-		case c.jobs <- j:
-			c.running[k] = j
-		default:
+		if !c.start(j) {
 			return &c.overloaded
 		}
+		c.running[k] = j
 	}
 	j.tickets[t], t.job = struct{}{}, j
 	return nil
 }
 
-// work is a worker.
-func (c *Cache) work() {
-	defer func() { c.ended <- struct{}{} }()
-	buf := make([]byte, chunk)
-	for {
-		select {
-		case <-c.stop:
-			return
-		case j := <-c.jobs:
-			if c.wanted(j) {
-				c.finish(j, c.compute(&j.req, buf))
-			}
+// start has a job done, at once or in its turn; false if too many are waiting. Under mu.
+func (c *Cache) start(j *job) bool {
+	switch {
+	case c.working < workers:
+		c.working++
+		go c.work(j)
+	case len(c.queue) < queued:
+		c.queue = append(c.queue, j)
+	default:
+		return false
+	}
+	return true
+}
+
+// buffers are what files are read into.
+var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// work is a worker: it does a job, and those that had to wait meanwhile.
+func (c *Cache) work(j *job) {
+	buf := buffers.Get().(*[chunk]byte)
+	defer buffers.Put(buf)
+	for ; j != nil; j = c.next() {
+		if c.wanted(j) {
+			c.finish(j, c.compute(&j.req, buf[:]))
 		}
+	}
+}
+
+// next takes a job from the queue. Without one, and after Close, it is nil, and the
+// worker has ended.
+func (c *Cache) next() *job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 && !c.closed() {
+		j := c.queue[0]
+		c.queue = c.queue[1:]
+		return j
+	}
+	c.working--
+	c.endIfIdle()
+	return nil
+}
+
+// endIfIdle tells Close that there are no workers, once. Under mu.
+func (c *Cache) endIfIdle() {
+	if c.working == 0 && c.closed() {
+		close(c.ended)
 	}
 }
 
@@ -255,29 +285,23 @@ func (c *Cache) closed() bool {
 	}
 }
 
-// Close ends the goroutines, and answers everybody who waits. It waits for the
-// goroutines, at most for a second: one that hangs in a filesystem ends when that
-// answers. Any goroutine, any number of times.
+// Close answers everybody who waits, and ends the workers. It waits for them, at most
+// for a second: one that hangs in a filesystem ends when that answers. Any goroutine, any
+// number of times.
 func (c *Cache) Close() {
 	c.close.Do(func() {
 		c.mu.Lock()
 		close(c.stop)
-		var jobs []*job
-		for _, j := range c.running {
-			jobs = append(jobs, j)
-		}
+		c.queue = nil
+		jobs := slices.Collect(maps.Values(c.running))
+		c.endIfIdle()
 		c.mu.Unlock()
 		for _, j := range jobs {
 			c.finish(j, result{})
 		}
-		over := time.NewTimer(closing)
-		defer over.Stop()
-		for range workers {
-			select {
-			case <-c.ended:
-			case <-over.C:
-				return
-			}
+		select {
+		case <-c.ended:
+		case <-time.After(closing):
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -43,7 +44,7 @@ func testCache(t *testing.T, read func(int, []byte) (int, error)) *Cache {
 
 func cacheAt(t *testing.T, read func(int, []byte) (int, error), clocks clocks) *Cache {
 	t.Helper()
-	c := newCache(read, clocks)
+	c := newCache(read, clocks, newKept())
 	t.Cleanup(c.Close)
 	return c
 }
@@ -374,18 +375,20 @@ func TestSharedFailure(t *testing.T) {
 	req := record(t, write(t, "file", "content"))
 	lost := req
 	lost.Path = "/nowhere"
-	answers := make(chan event.Digest, 2)
+	answers := make(map[string]chan event.Digest)
 	for _, r := range []Request{lost, req} {
-		c.Ask(r, func(d event.Digest) { answers <- d })
+		answer := make(chan event.Digest, 1)
+		answers[r.Path] = answer
+		c.Ask(r, func(d event.Digest) { answer <- d })
 		if c.running[req.key()].req != lost {
 			t.Fatalf("request for %s did not join the one for %s", r.Path, lost.Path)
 		}
 	}
 	release()
-	if d := <-answers; d.State != Unavailable {
+	if d := <-answers[lost.Path]; d.State != Unavailable {
 		t.Errorf("%s is %v", lost.Path, d.State)
 	}
-	if d := <-answers; d.State != Exact || !bytes.Equal(d.Sum, hashOf(req.Hash, []byte("content"))) {
+	if d := <-answers[req.Path]; d.State != Exact || !bytes.Equal(d.Sum, hashOf(req.Hash, []byte("content"))) {
 		t.Errorf("%s is %v", req.Path, d)
 	}
 }
@@ -406,7 +409,7 @@ func TestOverload(t *testing.T) {
 func TestClose(t *testing.T) {
 	read, called, release := stalled()
 	defer release()
-	c := newCache(read, later)
+	c := newCache(read, later, newKept())
 	req := record(t, write(t, "file", "content"))
 	var waiting sync.WaitGroup
 	waiting.Go(func() { want(t, c, req, Unavailable, "") })
@@ -430,13 +433,67 @@ func TestCloseWhileRead(t *testing.T) {
 	c := newCache(func(fd int, p []byte) (int, error) {
 		begun()
 		return unix.Read(fd, p)
-	}, later)
+	}, later, newKept())
 	ask(t, c, record(t, path))
 	<-reading
 	begin := time.Now()
 	c.Close()
 	if took := time.Since(begin); took >= closing {
 		t.Errorf("closing took %v", took)
+	}
+}
+
+// Caches share what is known; each counts its own answers.
+func TestKeptIsShared(t *testing.T) {
+	kept := newKept()
+	first, second := newCache(unix.Read, later, kept), newCache(unix.Read, later, kept)
+	defer first.Close()
+	defer second.Close()
+	req := record(t, restedFile(t))
+	content := readFile(t, req.Path)
+	want(t, first, req, Exact, content)
+	want(t, second, req, Exact, content)
+	wantStats(t, first, Stats{Computed: 1, Bytes: req.Size, Exact: 1})
+	wantStats(t, second, Stats{Cached: 1})
+}
+
+// Whose files hang takes no worker of anybody else.
+func TestOthersHang(t *testing.T) {
+	_, release := busy(t)
+	defer release()
+	c := testCache(t, unix.Read)
+	want(t, c, record(t, write(t, "file", "content")), Exact, "content")
+}
+
+// A Cache that is asked nothing takes nothing.
+func TestIdle(t *testing.T) {
+	before := runtime.NumGoroutine()
+	c := New()
+	defer c.Close()
+	if after := runtime.NumGoroutine(); after > before {
+		t.Errorf("%d goroutines", after-before)
+	}
+}
+
+// What was queued is not read after Close, and all who wait have their answer then.
+func TestCloseAnswersTheQueue(t *testing.T) {
+	c, release := busy(t)
+	req := record(t, write(t, "file", "content"))
+	answer := make(chan event.Digest, 2)
+	c.Ask(req, func(d event.Digest) { answer <- d })
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		c.Close()
+	}()
+	if d := <-answer; d.State != Unavailable {
+		t.Errorf("the digest is %v", d.State)
+	}
+	release()
+	<-closed
+	<-c.ended
+	if s := c.Stats(); s.Computed != workers {
+		t.Errorf("%d files were read, want the %d that had begun", s.Computed, workers)
 	}
 }
 

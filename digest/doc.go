@@ -39,8 +39,12 @@
 // # Concurrency
 //
 // A Cache may be used from any number of goroutines. Files are read by its own
-// ones alone; who asks never waits, and may give up whatever filesystem hangs.
-// Requests for the same file are computed once.
+// ones alone, of which there are as many as there is work for; who asks never waits, and
+// may give up whatever filesystem hangs. Requests for the same file are computed once.
+//
+// Every namespace has a Cache. The digests that are known belong to the process, because
+// a file has the same one for everybody; reading is done by each for itself, because a
+// workload whose files hang must not take the digests of others.
 //
 // # Privileges
 //
@@ -50,5 +54,5 @@
 //
 // # Who closes
 //
-// New starts goroutines, Close ends them. Descriptors do not outlive a computation.
+// Close ends the goroutines of a Cache. Descriptors do not outlive a computation.
 package digest

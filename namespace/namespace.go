@@ -270,7 +270,7 @@ func (n *Namespace) Shut() {
 	}
 }
 
-// Close gives the index, the maps and the digest workers back. It ends an Export that is
+// Close gives the index, the maps and the workers of its digests back. It ends an Export that is
 // under way, with ringbuf.ErrClosed, and waits for it; what that did not read is gone.
 // It cannot interrupt a write or a sink.
 func (n *Namespace) Close() error {

@@ -95,8 +95,8 @@ cost-test-%: vm-setup
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
 
 .PHONY: verifier-stats
-verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md.
-	@vmtest/verifier-stats >build/verifier.md && mv build/verifier.md docs/verifier.md
+verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md and vmtest/verifier.budget.
+	@vmtest/verifier-stats
 
 .PHONY: runner-test
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.

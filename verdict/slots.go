@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
 // What can be wrong with a decision, for errors.Is.
@@ -29,16 +31,19 @@ type Verdict uint8
 
 // The values of enum tsem_verdict in bpf/state.h.
 const (
-	None      Verdict = iota // nobody has decided yet: the event waits
-	Trusted                  // by the agent
-	Untrusted                // by the agent
-	Late                     // the deadline passed
-	Killed                   // the task is about to die
-	Closed                   // the namespace ends, or its agent failed
-	Unasked                  // by the kernel half: the gate could not be used
+	None      = Verdict(bpf.VerdictNone)      // nobody has decided yet: the event waits
+	Trusted   = Verdict(bpf.VerdictTrusted)   // by the agent
+	Untrusted = Verdict(bpf.VerdictUntrusted) // by the agent
+	Late      = Verdict(bpf.VerdictLate)      // the deadline passed
+	Killed    = Verdict(bpf.VerdictKilled)    // the task is about to die
+	Closed    = Verdict(bpf.VerdictClosed)    // the namespace ends, or its agent failed
+	Unasked   = Verdict(bpf.VerdictUnasked)   // by the kernel half: the gate could not be used
 )
 
-var verdicts = [...]string{"none", "trusted", "untrusted", "late", "killed", "closed", "unasked"}
+var verdicts = [...]string{
+	None: "none", Trusted: "trusted", Untrusted: "untrusted", Late: "late", Killed: "killed", Closed: "closed",
+	Unasked: "unasked",
+}
 
 // String returns the verdict in lower case, "verdict 9" if there is none of that value.
 func (v Verdict) String() string {
@@ -68,28 +73,21 @@ func (o Outcome) String() string {
 	return "another wait"
 }
 
-// slot is struct tsem_slot in bpf/state.h: one cache line, so that tasks on different
-// CPUs do not disturb each other.
-type slot struct {
-	Word  uint64 // ticket<<8 | verdict
-	Owner uint64 // the kernel half's
-	_     [6]uint64
-}
-
+// verdictBits are the bits of a slot's word below the ticket.
 const verdictBits = 8
 
 // Slots is the verdict map. A wait is named by its slot and its ticket, for ever: the
 // ticket counts the waits in its slot and is never set back, whoever owns the slot. All
 // methods but Close may be called from any goroutine; none allocates memory.
 type Slots struct {
-	all    []slot
+	all    []bpf.Slot
 	memory []byte // nil: somebody else's
 }
 
 // MapSlots maps the map `slots` of the kernel half. The map is only borrowed: its owner
 // may close it, because the mapping keeps the memory alive. ErrMap: it is another map.
 func MapSlots(m *ebpf.Map) (*Slots, error) {
-	if m.Type() != ebpf.Array || m.ValueSize() != uint32(unsafe.Sizeof(slot{})) || m.Flags()&unix.BPF_F_MMAPABLE == 0 {
+	if m.Type() != ebpf.Array || m.ValueSize() != uint32(unsafe.Sizeof(bpf.Slot{})) || m.Flags()&unix.BPF_F_MMAPABLE == 0 {
 		return nil, fmt.Errorf("map the verdicts: %s with values of %d bytes and flags %#x: %w",
 			m.Type(), m.ValueSize(), m.Flags(), ErrMap)
 	}
@@ -99,17 +97,17 @@ func MapSlots(m *ebpf.Map) (*Slots, error) {
 // mapSlots maps so many slots of a file.
 func mapSlots(fd, entries int) (*Slots, error) {
 	page := os.Getpagesize()
-	size := (entries*int(unsafe.Sizeof(slot{})) + page - 1) / page * page
+	size := (entries*int(unsafe.Sizeof(bpf.Slot{})) + page - 1) / page * page
 	memory, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map %d slots of the verdict map: %w", entries, err)
 	}
-	all := unsafe.Slice((*slot)(unsafe.Pointer(unsafe.SliceData(memory))), entries)
+	all := unsafe.Slice((*bpf.Slot)(unsafe.Pointer(unsafe.SliceData(memory))), entries)
 	return &Slots{all: all, memory: memory}, nil
 }
 
 // NewSlots returns a verdict map in memory of its own, for tests.
-func NewSlots(all []slot) *Slots { return &Slots{all: all} }
+func NewSlots(all []bpf.Slot) *Slots { return &Slots{all: all} }
 
 // Len returns the number of slots, that of slot 0 included, which is never used.
 func (s *Slots) Len() int { return len(s.all) }

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
 func TestVerdictString(t *testing.T) {
@@ -52,7 +54,7 @@ func TestSlotsDecide(t *testing.T) {
 		"an unknown decision":    {5 << 8, 1, 5, Unasked + 1, "", ErrVerdict, 5 << 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			all := make([]slot, slots)
+			all := make([]bpf.Slot, slots)
 			for i := range all {
 				all[i].Word = c.word
 			}
@@ -75,7 +77,7 @@ func TestSlotsDecide(t *testing.T) {
 }
 
 func TestSlotsLoad(t *testing.T) {
-	s := NewSlots([]slot{{}, {Word: 7<<8 | uint64(Late)}, {Word: math.MaxUint64}})
+	s := NewSlots([]bpf.Slot{{}, {Word: 7<<8 | uint64(Late)}, {Word: math.MaxUint64}})
 	if ticket, v, err := s.Load(1); ticket != 7 || v != Late || err != nil {
 		t.Errorf("slot 1: ticket %d, %s, %v", ticket, v, err)
 	}
@@ -92,7 +94,7 @@ func TestSlotsLoad(t *testing.T) {
 // TestSlotsRace lets many decide about each of many waits.
 func TestSlotsRace(t *testing.T) {
 	const waits, deciders = 2000, 4
-	s := NewSlots(make([]slot, 2))
+	s := NewSlots(make([]bpf.Slot, 2))
 	for ticket := uint64(1); ticket <= waits; ticket++ {
 		atomic.StoreUint64(&s.all[1].Word, ticket<<verdictBits)
 		var won atomic.Uint32
@@ -142,7 +144,7 @@ func TestMapSlots(t *testing.T) {
 		t.Errorf("%s, %v", outcome, err)
 	}
 	var b [1]byte
-	if _, err := file.ReadAt(b[:], (entries-1)*int64(unsafe.Sizeof(slot{}))); err != nil || Verdict(b[0]) != Killed {
+	if _, err := file.ReadAt(b[:], (entries-1)*int64(unsafe.Sizeof(bpf.Slot{}))); err != nil || Verdict(b[0]) != Killed {
 		t.Errorf("the file has %d, %v", b[0], err)
 	}
 	if err := errors.Join(s.Close(), s.Close()); err != nil {
@@ -157,7 +159,7 @@ func TestMapSlots(t *testing.T) {
 }
 
 func TestSlotsDoNotAllocate(t *testing.T) {
-	s := NewSlots(make([]slot, 2))
+	s := NewSlots(make([]bpf.Slot, 2))
 	if n := testing.AllocsPerRun(100, func() {
 		_, _, _ = s.Load(1)
 		_, _ = s.Decide(1, 0, Trusted)

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verdict
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// readDevice reads one request. It is a system call that may block, and the Go runtime
+// knows it: otherwise a garbage collection would wait for the next request.
+func readDevice(fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.Syscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	return int(n), errno
+}
+
+// writeDevice writes one answer. The kernel copies it and wakes the task, no more, so
+// the Go runtime need not make ready for a wait.
+func writeDevice(fd int, b []byte) unix.Errno {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// reply answers a request without a body. ENOENT: nobody wants the answer any more.
+func reply(fd int, unique uint64, errno unix.Errno) unix.Errno {
+	var b [outHeader]byte
+	putHeader(b[:], outHeader, unique, errno)
+	return writeDevice(fd, b[:])
+}

@@ -41,10 +41,11 @@ type Magazine struct {
 	count  [8]byte // scratch of Wait, to read the eventfd into
 
 	// Each is held by whoever uses the memory and the descriptors, so that
-	// Close can take all three, in this order, before it gives them back.
-	waiter sync.Mutex   // Wait
-	reader sync.Mutex   // ReadBatch
-	others sync.RWMutex // Used, Drained, Wake
+	// Close can take all four, in this order, before it gives them back.
+	waiter  sync.Mutex   // Wait
+	scanner sync.Mutex   // Scan
+	reader  sync.Mutex   // ReadBatch
+	others  sync.RWMutex // Used, Drained, Wake
 }
 
 // Open maps a ring buffer for reading. Reading goes on at the consumer position
@@ -169,6 +170,34 @@ func (m *Magazine) ReadBatch(fn func(record []byte) error) (n int, err error) {
 	return m.ring.read(&m.closed, fn)
 }
 
+// Scan hands the records that are complete now to fn ahead of ReadBatch, in ring order,
+// each once, and leaves them in the ring: for whoever has to decide about an event
+// before anybody has time to write it down. From the first call on, ReadBatch goes no
+// further than Scan has been, so that a record that nobody looked at is never given up:
+// call it before the first ReadBatch, or never.
+//
+// What is said of ReadBatch holds here, too. One goroutine at a time; a second one
+// waits. Another one may be in ReadBatch.
+func (m *Magazine) Scan(fn func(record []byte) error) (n int, err error) {
+	m.scanner.Lock()
+	defer m.scanner.Unlock()
+	if m.closed.Load() {
+		return 0, ErrClosed
+	}
+	if !m.ring.scanning {
+		m.startScan()
+	}
+	return m.ring.scan(&m.closed, fn)
+}
+
+// startScan lets scanning begin where reading stands.
+func (m *Magazine) startScan() {
+	m.reader.Lock()
+	defer m.reader.Unlock()
+	m.ring.scanned = atomic.LoadUint64(m.ring.consumer)
+	m.ring.scanning = true
+}
+
 // Used returns the bytes between consumer and producer position, headers and
 // records that are not committed yet included. After Close it is what was left
 // unread. Safe from any goroutine.
@@ -186,7 +215,7 @@ func (m *Magazine) Used() uint64 {
 // goroutine.
 func (m *Magazine) Drained() bool { return m.Used() == 0 }
 
-// Close unblocks Wait, waits until ReadBatch and Wait have returned, and gives
+// Close unblocks Wait, waits until ReadBatch, Scan and Wait have returned, and gives
 // back the mapping and the descriptors. Unread records stay in the map. The
 // second and later calls do nothing and return what the first one did. Safe from
 // any goroutine, but not from inside the function given to ReadBatch.
@@ -196,6 +225,8 @@ func (m *Magazine) Close() error {
 		m.signal()
 		m.waiter.Lock()
 		defer m.waiter.Unlock()
+		m.scanner.Lock()
+		defer m.scanner.Unlock()
 		m.reader.Lock()
 		defer m.reader.Unlock()
 		m.others.Lock()

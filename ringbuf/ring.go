@@ -40,10 +40,13 @@ type ring struct {
 	producer *uint64
 	data     []byte // twice the size: the same pages mapped twice in a row
 	mask     uint64 // size - 1; the size is a power of two
+
+	scanned  uint64 // where scan goes on
+	scanning bool   // set under both locks, Magazine.scanner and reader
 }
 
 func newRing(consumer, producer *uint64, data []byte) ring {
-	return ring{consumer, producer, data, uint64(len(data)/2 - 1)}
+	return ring{consumer: consumer, producer: producer, data: data, mask: uint64(len(data)/2 - 1)}
 }
 
 func (r *ring) size() uint64 { return r.mask + 1 }
@@ -79,17 +82,33 @@ func (r *ring) head() headState {
 	return headReady
 }
 
-// read hands all complete records that were reserved before the call to fn.
-// Records that come while it runs are left for the next call: otherwise a busy
-// producer could keep the caller here for ever.
+// read hands all complete records that were reserved before the call to fn; where there
+// is scanning, those that were scanned.
 //
 // The consumer position moves on after every record, not once in a batch. A
 // task may be waiting for exactly this room, and a reader that takes over after
 // a crash gets at most one record again instead of a whole batch. The price is
 // one locked store for each record, little beside what is done with a record.
 func (r *ring) read(closed *atomic.Bool, fn func(record []byte) error) (n int, err error) {
-	position := atomic.LoadUint64(r.consumer)
-	end := atomic.LoadUint64(r.producer)
+	end := r.producer
+	if r.scanning {
+		end = &r.scanned
+	}
+	return r.walk(r.consumer, end, closed, fn)
+}
+
+// scan hands the complete records that read has not had and scan neither to fn, and
+// leaves them in the ring.
+func (r *ring) scan(closed *atomic.Bool, fn func(record []byte) error) (n int, err error) {
+	return r.walk(&r.scanned, r.producer, closed, fn)
+}
+
+// walk hands the complete records between two positions to fn and moves the first along.
+// Records that come while it runs are left for the next call: otherwise a busy
+// producer could keep the caller here for ever.
+func (r *ring) walk(from, to *uint64, closed *atomic.Bool, fn func(record []byte) error) (n int, err error) {
+	position := atomic.LoadUint64(from)
+	end := atomic.LoadUint64(to)
 	if position%headerSize != 0 || end-position > r.size() {
 		return 0, fmt.Errorf("read magazine between positions %d and %d of %d bytes: %w",
 			position, end, r.size(), ErrCorrupt)
@@ -114,7 +133,7 @@ func (r *ring) read(closed *atomic.Bool, fn func(record []byte) error) (n int, e
 			n++
 		}
 		position += step
-		atomic.StoreUint64(r.consumer, position)
+		atomic.StoreUint64(from, position)
 		if err != nil {
 			return n, err
 		}

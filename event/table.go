@@ -86,43 +86,44 @@ type shape struct {
 // A printer appends the value whose cells are next.
 type printer func(e *Encoder, dst []byte) []byte
 
-// The shapes. They are filled in by init because the printers lead back here.
+// The shapes.
 var (
-	u32, s32, u64, octal, spacedU32, mapType        = new(shape), new(shape), new(shape), new(shape), new(shape), new(shape)
-	taskID, inode, path, dentry, file, optionalFile = new(shape), new(shape), new(shape), new(shape), new(shape), new(shape)
-	sock, address, messageAddress, ipc, creds       = new(shape), new(shape), new(shape), new(shape), new(shape)
-	text, optionalText, base64                      = new(shape), new(shape), new(shape)
-	rows                                            [1 << 7]*row // by hook
-	rowByName                                       = make(map[string]*row)
+	u32            = &shape{one(cellScalar), false, (*Encoder).u32}
+	s32            = &shape{one(cellScalar), false, (*Encoder).s32}
+	u64            = &shape{one(cellScalar), false, (*Encoder).u64}
+	octal          = &shape{one(cellScalar), false, (*Encoder).octal}
+	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32}
+	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType}
+	taskID         = &shape{one(cellTask), false, (*Encoder).taskID}
+	inode          = &shape{one(cellInode), false, (*Encoder).inode}
+	path           = &shape{one(cellPath), false, (*Encoder).path}
+	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry}
+	file           = &shape{fileCells, false, (*Encoder).file}
+	optionalFile   = &shape{fileCells, true, (*Encoder).file}
+	sock           = &shape{one(cellSock), false, (*Encoder).sock}
+	address        = &shape{one(cellAddr), false, (*Encoder).address}
+	messageAddress = &shape{one(cellAddr), true, (*Encoder).messageAddress}
+	ipc            = &shape{one(cellIPC), false, (*Encoder).ipc}
+	creds          = &shape{one(cellCreds), false, (*Encoder).credentials}
+	text           = &shape{one(cellText), false, (*Encoder).text}
+	optionalText   = &shape{one(cellText), true, (*Encoder).text}
+	base64         = &shape{one(cellBytes), false, (*Encoder).base64}
+
+	fileCells = []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
 )
 
-func init() {
-	one := func(t cellType) []cellSet { return []cellSet{oneOf(t)} }
-	files := []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
-	*u32 = shape{one(cellScalar), false, (*Encoder).u32}
-	*s32 = shape{one(cellScalar), false, (*Encoder).s32}
-	*u64 = shape{one(cellScalar), false, (*Encoder).u64}
-	*octal = shape{one(cellScalar), false, (*Encoder).octal}
-	*spacedU32 = *u32
-	*mapType = shape{one(cellScalar), false, (*Encoder).mapType}
-	*taskID = shape{one(cellTask), false, (*Encoder).taskID}
-	*inode = shape{one(cellInode), false, (*Encoder).inode}
-	*path = shape{one(cellPath), false, (*Encoder).path}
-	*dentry = shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry}
-	*file = shape{files, false, (*Encoder).file}
-	*optionalFile = shape{files, true, (*Encoder).file}
-	*sock = shape{one(cellSock), false, (*Encoder).sock}
-	*address = shape{one(cellAddr), false, (*Encoder).address}
-	*messageAddress = shape{one(cellAddr), true, (*Encoder).messageAddress}
-	*ipc = shape{one(cellIPC), false, (*Encoder).ipc}
-	*creds = shape{one(cellCreds), false, (*Encoder).credentials}
-	*text = shape{one(cellText), false, (*Encoder).text}
-	*optionalText = shape{one(cellText), true, (*Encoder).text}
-	*base64 = shape{one(cellBytes), false, (*Encoder).base64}
+func one(t cellType) []cellSet { return []cellSet{oneOf(t)} }
+
+// The rows of the table, by hook and by name.
+var rows, rowByName = index()
+
+func index() (byHook [1 << 7]*row, byName map[string]*row) {
+	byName = make(map[string]*row)
 	for i := range table {
 		r := &table[i]
-		rows[r.hook], rowByName[r.name] = r, r
+		byHook[r.hook], byName[r.name] = r, r
 	}
+	return byHook, byName
 }
 
 // Hooks returns the hooks that have events, in the order of their ordinals.

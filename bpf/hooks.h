@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The one list of event hooks. Programs, enable flags, the generated Go enum,
- * the tests and the documentation all start here.
+ * The one list of event hooks. Ordinals and kinds come from it, in C and in the
+ * loader; tests hold the programs and the event table to it.
  *
  * HOOK(name, ordinal, context): ordinal is the index of the event type in
  * TSEM's name table and is never reused; context is SLEEPABLE where the kernel

@@ -60,9 +60,10 @@ static __always_inline void cell_scalar(struct event *e, __u64 value)
 	cell_number(e->buf, TSEM_CELL_SCALAR, value);
 }
 
-static __always_inline void cell_task(struct event *e, struct task_struct *task)
+/* The TASK_ID of a task; that of one without state is zeros. */
+static __always_inline void cell_task(struct event *e, const struct tsem_task *task)
 {
-	cell_number(e->buf, TSEM_CELL_TASK, identity_of(task));
+	cell_number(e->buf, TSEM_CELL_TASK, task ? task->identity : 0);
 }
 
 SHARED int describe_creds(struct buffer *buf, __u64 cred)

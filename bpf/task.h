@@ -92,12 +92,4 @@ static __always_inline struct tsem_task *current_task(void)
 	return t;
 }
 
-/* The identity of any task; 0 where it has none. */
-static __always_inline __u64 identity_of(struct task_struct *task)
-{
-	struct tsem_task *t = task_at(number_of(task));
-
-	return t ? t->identity : 0;
-}
-
 #endif

@@ -118,7 +118,7 @@ int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int 
 	if (!event_begin(&e))
 		return e.result;
 	target = task_at(number_of(p));
-	cell_task(&e, p);
+	cell_task(&e, target);
 	cell_scalar(&e, sig);
 	cell_scalar(&e, (target ? target->namespace : 0) != e.task->namespace);
 	return event_end(&e);
@@ -131,7 +131,7 @@ int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, 
 
 	if (!modeled(&e) || !event_begin(&e))
 		return e.result;
-	cell_task(&e, child);
+	cell_task(&e, task_at(number_of(child)));
 	cell_scalar(&e, mode);
 	return event_end(&e);
 }

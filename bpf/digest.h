@@ -78,13 +78,14 @@ enum content_doubt {
  */
 SHARED int content_doubts(__u64 inode)
 {
+	__u64 magic = FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_magic);
 	struct dentry *upper = NULL;
 	__u64 owner = inode;	/* of the pages */
 	int doubts = 0;
 
 	if (FIELD(struct inode, inode, i_writecount.counter) > 0)
 		doubts |= CONTENT_HAS_WRITERS;
-	if (FIELD(struct super_block, FIELD(struct inode, inode, i_sb), s_magic) == OVERLAYFS_MAGIC)
+	if (magic == OVERLAYFS_MAGIC)
 		bpf_probe_read_kernel(&upper, sizeof(upper),
 				      (const void *)(inode + bpf_core_type_size(struct inode)));
 	if (upper) {
@@ -92,8 +93,9 @@ SHARED int content_doubts(__u64 inode)
 		doubts |= CONTENT_HAS_OTHER_TIMES;
 		if (FIELD(struct inode, owner, i_writecount.counter) > 0)
 			doubts |= CONTENT_HAS_WRITERS;
+		magic = FIELD(struct super_block, FIELD(struct inode, owner, i_sb), s_magic);
 	}
-	if (FIELD(struct super_block, FIELD(struct inode, owner, i_sb), s_magic) == TMPFS_MAGIC ||
+	if (magic == TMPFS_MAGIC ||
 	    FIELD(struct address_space, FIELD(struct inode, owner, i_mapping),
 		  i_mmap_writable.counter) > 0)
 		doubts |= CONTENT_IS_VOLATILE;

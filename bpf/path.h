@@ -51,14 +51,14 @@ static __always_inline struct mount *mount_of(__u64 mnt)
 /* Puts "/name" before what is there. */
 static __always_inline bool walk_prepend(struct buffer *buf, __u64 dentry)
 {
-	__u32 length = FIELD(struct dentry, dentry, d_name.hash_len) >> 32, pos = buf->walk.pos;
-	const unsigned char *name = FIELD(struct dentry, dentry, d_name.name);
+	struct qstr name = FIELD(struct dentry, dentry, d_name);
+	__u32 length = name.hash_len >> 32, pos = buf->walk.pos;
 
 	/* NAME_MAX of the kernel; a longer one is a torn read. */
 	if (length > 255 || length + 1 > pos)
 		return false;
 	pos -= length;
-	bpf_probe_read_kernel(&buf->text[pos & (TSEM_TEXT_MAX - 1)], length & 255, name);
+	bpf_probe_read_kernel(&buf->text[pos & (TSEM_TEXT_MAX - 1)], length & 255, name.name);
 	pos--;
 	buf->text[pos & (TSEM_TEXT_MAX - 1)] = '/';
 	buf->walk.pos = pos;

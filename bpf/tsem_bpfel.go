@@ -13,120 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type tsemBuffer struct {
-	_         structs.HostLayout
-	Busy      uint32
-	Used      uint32
-	NsIndex   uint32
-	Failed    uint32
-	Address   uint64
-	UserNs    uint64
-	Value     uint64
-	ValueSize uint32
-	ValueAt   uint32
-	Search    struct {
-		_       structs.HostLayout
-		Extents uint64
-		Count   uint32
-		Id      uint32
-		Found   uint32
-		Pad     uint32
-	}
-	Acl struct {
-		_       structs.HostLayout
-		Entries uint64
-		Count   uint32
-		Pad     uint32
-	}
-	Walk struct {
-		_           structs.HostLayout
-		Dentry      uint64
-		Mnt         uint64
-		MntRoot     uint64
-		FirstDentry uint64
-		FirstMnt    uint64
-		Sequence    uint64
-		Tries       uint32
-		Pos         uint32
-		End         uint32
-		Pad         uint32
-	}
-	Head   tsemTsemRecord
-	Cells  [24576]uint8
-	Object [2048]uint8
-	Text   [8192]uint8
-}
-
-type tsemTsemAddr struct {
-	_      structs.HostLayout
-	Family uint32
-	Length uint32
-}
-
-type tsemTsemCell struct {
-	_     structs.HostLayout
-	Type  uint16
-	Flags uint16
-	Size  uint32
-}
-
-type tsemTsemCellType uint32
-
-const (
-	tsemTsemCellTypeTSEM_CELL_ABSENT tsemTsemCellType = 0
-	tsemTsemCellTypeTSEM_CELL_SCALAR tsemTsemCellType = 1
-	tsemTsemCellTypeTSEM_CELL_INODE  tsemTsemCellType = 2
-	tsemTsemCellTypeTSEM_CELL_PATH   tsemTsemCellType = 3
-	tsemTsemCellTypeTSEM_CELL_FILE   tsemTsemCellType = 4
-	tsemTsemCellTypeTSEM_CELL_CREDS  tsemTsemCellType = 5
-	tsemTsemCellTypeTSEM_CELL_SOCK   tsemTsemCellType = 6
-	tsemTsemCellTypeTSEM_CELL_IPC    tsemTsemCellType = 7
-	tsemTsemCellTypeTSEM_CELL_ADDR   tsemTsemCellType = 8
-	tsemTsemCellTypeTSEM_CELL_TASK   tsemTsemCellType = 9
-	tsemTsemCellTypeTSEM_CELL_TEXT   tsemTsemCellType = 10
-	tsemTsemCellTypeTSEM_CELL_BYTES  tsemTsemCellType = 11
-)
-
-type tsemTsemCreation struct {
-	_          structs.HostLayout
-	Identity   uint64
-	Ino        uint64
-	Dev        uint32
-	Generation uint32
-}
-
-type tsemTsemCreds struct {
-	_          structs.HostLayout
-	Uid        uint32
-	Euid       uint32
-	Suid       uint32
-	Gid        uint32
-	Egid       uint32
-	Sgid       uint32
-	Fsuid      uint32
-	Fsgid      uint32
-	Capeff     uint64
-	Securebits uint32
-	Pad        uint32
-}
-
-type tsemTsemDigestState uint32
-
-const (
-	tsemTsemDigestStateTSEM_DIGEST_EMPTY    tsemTsemDigestState = 0
-	tsemTsemDigestStateTSEM_DIGEST_WANTED   tsemTsemDigestState = 1
-	tsemTsemDigestStateTSEM_DIGEST_IMA      tsemTsemDigestState = 2
-	tsemTsemDigestStateTSEM_DIGEST_ZERO     tsemTsemDigestState = 3
-	tsemTsemDigestStateTSEM_DIGEST_VOLATILE tsemTsemDigestState = 4
-)
-
-type tsemTsemFile struct {
-	_           structs.HostLayout
-	F_flags     uint32
-	DigestState uint32
-	Digest      [32]uint8
-}
-
 type tsemTsemHook uint32
 
 const (
@@ -156,33 +42,6 @@ const (
 	tsemTsemHookTSEM_HOOK_capable            tsemTsemHook = 85
 	tsemTsemHookTSEM_HOOK_MAX                tsemTsemHook = 88
 )
-
-type tsemTsemInode struct {
-	_         structs.HostLayout
-	Uid       uint32
-	Gid       uint32
-	Mode      uint32
-	S_magic   uint32
-	DevMajor  uint32
-	DevMinor  uint32
-	Ino       uint64
-	Size      uint64
-	CtimeSec  uint64
-	CtimeNsec uint64
-	S_id      [32]uint8
-	S_uuid    [16]uint8
-}
-
-type tsemTsemIpc struct {
-	_     structs.HostLayout
-	Uid   uint32
-	Gid   uint32
-	Cuid  uint32
-	Cgid  uint32
-	Mode  uint32
-	Pad   uint32
-	Owner uint64
-}
 
 type tsemTsemKind uint32
 
@@ -225,33 +84,6 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_SHA256        tsemTsemNamespaceFlags = 4
 )
 
-type tsemTsemPath struct {
-	_        structs.HostLayout
-	DevMajor uint32
-	DevMinor uint32
-	Owner    uint64
-	Instance uint64
-	Flags    uint32
-	Type     uint32
-}
-
-type tsemTsemPathFlags uint32
-
-const (
-	tsemTsemPathFlagsTSEM_PATH_DEV       tsemTsemPathFlags = 1
-	tsemTsemPathFlagsTSEM_PATH_CREATED   tsemTsemPathFlags = 2
-	tsemTsemPathFlagsTSEM_PATH_NAME_ONLY tsemTsemPathFlags = 4
-)
-
-type tsemTsemPathType uint32
-
-const (
-	tsemTsemPathTypeTSEM_PATH_TYPE_NONE      tsemTsemPathType = 0
-	tsemTsemPathTypeTSEM_PATH_TYPE_ROOT      tsemTsemPathType = 1
-	tsemTsemPathTypeTSEM_PATH_TYPE_NAMESPACE tsemTsemPathType = 2
-	tsemTsemPathTypeTSEM_PATH_TYPE_CHROOT    tsemTsemPathType = 3
-)
-
 type tsemTsemRecord struct {
 	_          structs.HostLayout
 	Length     uint32
@@ -274,8 +106,21 @@ type tsemTsemRecord struct {
 	Identity   uint64
 	P_identity uint64
 	Cgroup     uint64
-	Creds      tsemTsemCreds
-	Comm       [16]uint8
+	Creds      struct {
+		_          structs.HostLayout
+		Uid        uint32
+		Euid       uint32
+		Suid       uint32
+		Gid        uint32
+		Egid       uint32
+		Sgid       uint32
+		Fsuid      uint32
+		Fsgid      uint32
+		Capeff     uint64
+		Securebits uint32
+		Pad        uint32
+	}
+	Comm [16]uint8
 }
 
 type tsemTsemRefusal uint32
@@ -292,31 +137,6 @@ type tsemTsemSlot struct {
 	Word  uint64
 	Owner uint64
 	Pad   [6]uint64
-}
-
-type tsemTsemSock struct {
-	_        structs.HostLayout
-	Family   uint32
-	Type     uint32
-	Protocol uint32
-	Pad      uint32
-	Owner    uint64
-}
-
-type tsemTsemTask struct {
-	_              structs.HostLayout
-	Namespace      uint64
-	NsIndex        uint32
-	Trust          uint16
-	Left           uint16
-	Tnum           uint64
-	Ttd            uint64
-	P_ttd          uint64
-	Identity       uint64
-	P_identity     uint64
-	CreateDir      uint64
-	CreateName     uint64
-	CreateInstance uint64
 }
 
 type tsemTsemVerdict uint32

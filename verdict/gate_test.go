@@ -190,6 +190,22 @@ func TestAskTwice(t *testing.T) {
 	}
 }
 
+// TestDecideTheNext: a task left the gate by itself and begins its next wait. The decision
+// about that does not answer the request before, which is left to the deadline.
+func TestDecideTheNext(t *testing.T) {
+	c := testConfig(2)
+	g, k := serve(t, c)
+	_, before := k.ask(1, uint32(begin(c.Slots, 1)))
+	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	if outcome, err := g.Decide(1, begin(c.Slots, 1), Trusted); !outcome.Won || err != nil {
+		t.Error(outcome, err)
+	}
+	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	if len(before) != 0 {
+		t.Error("the decision answered the request before")
+	}
+}
+
 // TestClose: who sleeps is woken, who comes is not let to sleep.
 func TestClose(t *testing.T) {
 	c := testConfig(70)
@@ -284,6 +300,30 @@ func TestCloseBeforeMount(t *testing.T) {
 		time.AfterFunc(time.Second, g.Close)
 		if err := g.Serve(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestServeWaitsForTheWatcher: nothing is called any more when Serve has returned.
+func TestServeWaitsForTheWatcher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := testConfig(2)
+		beating := false
+		c.Beat = func(int) {
+			beating = true
+			time.Sleep(time.Minute)
+			beating = false
+		}
+		g, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.read = func(int, []byte) (int, unix.Errno) {
+			time.Sleep(time.Second) // the first beat is under way
+			return -1, unix.ENODEV
+		}
+		if err := g.Serve(); err != nil || beating {
+			t.Errorf("%v, still beating: %t", err, beating)
 		}
 	})
 }

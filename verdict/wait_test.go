@@ -45,7 +45,7 @@ func race(t *testing.T, rounds int, before func(), functions ...func()) {
 
 // TestWaitEnd: of all who end a wait, one has to answer.
 func TestWaitEnd(t *testing.T) {
-	waits := make([]wait, 5000)
+	waits := make([]wait, 1000)
 	var unique, ended uint64
 	end := func() {
 		n := uint64(0)
@@ -56,7 +56,7 @@ func TestWaitEnd(t *testing.T) {
 		}
 		atomic.AddUint64(&ended, n)
 	}
-	race(t, 200, func() {
+	race(t, 50, func() {
 		if want := unique / 2 * uint64(len(waits)); ended != want {
 			t.Errorf("%d waits ended, there were %d", ended, want)
 		}
@@ -85,7 +85,7 @@ func TestWaitGet(t *testing.T) {
 			}
 		}
 	}
-	race(t, 5000, func() {}, begin, get)
+	race(t, 3000, func() {}, begin, get)
 }
 
 // TestForget: whoever sleeps is in the set, also if the watcher forgets the slot just then.
@@ -101,7 +101,7 @@ func TestForget(t *testing.T) {
 	}
 	forgot := false
 	forget := func() { forgot = g.forget(1) }
-	race(t, 5000, func() {
+	race(t, 1000, func() {
 		if unique != 0 && !slices.Contains(slices.Collect(g.asleep.all()), 1) {
 			t.Errorf("request %d sleeps and is not in the set; forgotten: %t", unique, forgot)
 		}

@@ -60,7 +60,7 @@ var errRequest = errors.New("not a FUSE request")
 // request is one FUSE request. Its body lies in the buffer that was read into.
 type request struct {
 	opcode uint32
-	unique uint64 // names the request, and is never used again; 0 is a notification's
+	unique uint64 // names the request, and is never used again; not 0 where an answer is expected
 	node   uint64
 	pid    uint32 // thread, in the pid namespace of who mounted; 0: not visible there
 	body   []byte
@@ -72,7 +72,7 @@ func parseRequest(b []byte) (request, error) {
 		return request{}, errRequest
 	}
 	le := binary.NativeEndian
-	if uint64(le.Uint32(b)) != uint64(len(b)) || le.Uint64(b[8:]) == 0 {
+	if uint64(le.Uint32(b)) != uint64(len(b)) {
 		return request{}, errRequest
 	}
 	return request{
@@ -87,7 +87,7 @@ func parseRequest(b []byte) (request, error) {
 // wait says whether the request is that of a task that waits, and in which slot: the
 // size of the value that it asks for (struct fuse_getxattr_in) is the number.
 func (r *request) wait() (slot uint32, ok bool) {
-	if r.opcode != opGetxattr || r.node != gateNode || len(r.body) != 8+len(xattr)+1 ||
+	if r.opcode != opGetxattr || r.unique == 0 || r.node != gateNode || len(r.body) != 8+len(xattr)+1 ||
 		string(r.body[8:]) != xattr+"\x00" {
 		return 0, false
 	}

@@ -54,12 +54,11 @@ func TestParseRequest(t *testing.T) {
 	longer[0]++
 	shorter[0]--
 	for name, b := range map[string][]byte{
-		"nothing":             nil,
-		"half a header":       raw[:inHeader-1],
-		"half a body":         raw[:inHeader+2],
-		"says to be longer":   longer,
-		"says to be shorter":  shorter,
-		"the unique number 0": rawRequest(opGetattr, 0, rootNode, 1, nil),
+		"nothing":            nil,
+		"half a header":      raw[:inHeader-1],
+		"half a body":        raw[:inHeader+2],
+		"says to be longer":  longer,
+		"says to be shorter": shorter,
 	} {
 		if r, err := parseRequest(b); err == nil {
 			t.Errorf("%s: %+v", name, r)
@@ -83,8 +82,12 @@ func TestRequestWait(t *testing.T) {
 		"no body":        {opGetxattr, gateNode, nil, false},
 		"the directory":  {opGetxattr, rootNode, wait, false},
 		"another demand": {opOpen, gateNode, wait, false},
+		"the number 0":   {opGetxattr, gateNode, wait, false},
 	} {
 		r := request{opcode: c.opcode, unique: 2, node: c.node, body: c.body}
+		if name == "the number 0" {
+			r.unique = 0
+		}
 		if slot, ok := r.wait(); ok != c.ok || ok && slot != 300 {
 			t.Errorf("%s: slot %d, %t", name, slot, ok)
 		}

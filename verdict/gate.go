@@ -167,9 +167,11 @@ func (g *Gate) loop() error {
 				return nil
 			}
 			time.Sleep(beforeMount)
-		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: who asked was killed meanwhile
+		case unix.EINTR, unix.ENOENT: // ENOENT: the request was aborted while it was read
 		case unix.ENODEV, unix.ECONNABORTED:
 			return nil
+		case unix.EAGAIN:
+			return fmt.Errorf("read requests to the gate: its descriptor has O_NONBLOCK: %w", errno)
 		default:
 			return fmt.Errorf("read requests to the gate: %w", errno)
 		}

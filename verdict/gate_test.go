@@ -250,6 +250,7 @@ func TestReadErrors(t *testing.T) {
 	}{
 		"unmounted":       {last: unix.ENODEV},
 		"aborted":         {last: unix.ECONNABORTED},
+		"not blocking":    {last: unix.EAGAIN, want: unix.EAGAIN},
 		"anything else":   {last: unix.EIO, want: unix.EIO},
 		"half a request":  {b: make([]byte, inHeader-1), want: errRequest},
 		"nothing at all":  {b: []byte{}, want: errRequest},
@@ -257,7 +258,7 @@ func TestReadErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // in which time passes by itself
-				errnos := []unix.Errno{unix.EPERM, unix.EPERM, unix.EINTR, unix.EAGAIN, unix.ENOENT, c.last}
+				errnos := []unix.Errno{unix.EPERM, unix.EPERM, unix.EINTR, unix.ENOENT, c.last}
 				g, err := New(testConfig(2))
 				if err != nil {
 					t.Fatal(err)

@@ -31,7 +31,9 @@ type Config struct {
 	Look func()
 	// Beat is called by the watcher, with the number of sleeping tasks: every 10 ms while
 	// there are any, else every BeatEvery. It is the keeper's heartbeat, and the occasion
-	// to look again for events that Look came too early for. It may call Decide.
+	// to look again for events that Look came too early for. It may call Decide. While Look
+	// hangs for longer than Deadline there is no beat: nobody reads requests, so whoever
+	// watches the heartbeat has to end the connection.
 	Beat func(sleeping int)
 	// BeatEvery is the longest time between two beats, if no pass takes longer.
 	BeatEvery time.Duration
@@ -92,6 +94,10 @@ type Gate struct {
 	rouse chan struct{} // the watcher has to look at once
 	idle  atomic.Bool   // the watcher sleeps until the next beat
 	mu    sync.Mutex    // of the times in waits; the loop and those who decide never take it
+
+	looking   atomic.Uint64 // the request that the loop is in Look for; 0: none
+	lookSeen  uint64        // the same when the watcher looked, which alone uses this
+	lookSince time.Duration // and since when, since start
 
 	asked, slept, late, killed, interrupted, gone, bad atomic.Uint64
 
@@ -236,7 +242,9 @@ func (g *Gate) ask(r *request, slot uint32) {
 	if g.closed.Load() {
 		_, _ = g.slots.Decide(slot, ticket, Closed)
 	} else {
+		g.looking.Store(r.unique)
 		g.config.Look()
+		g.looking.Store(0)
 	}
 	if now, v, _ := g.slots.Load(slot); now != ticket || v != None {
 		g.wake(w, r.unique)

@@ -25,14 +25,27 @@ func (g *Gate) watch(over <-chan struct{}) {
 		case <-timer.C:
 		case <-g.rouse:
 		}
-		sleeping := g.tick(time.Since(g.start))
-		g.config.Beat(sleeping)
+		now := time.Since(g.start)
+		sleeping := g.tick(now)
+		if !g.hangs(now) {
+			g.config.Beat(sleeping)
+		}
 		next := tickEvery
 		if sleeping == 0 && g.rest() {
 			next = g.config.BeatEvery
 		}
 		timer.Reset(next)
 	}
+}
+
+// hangs says whether the loop is in Look for longer than a task may sleep. The deadline
+// ends the waits that the loop has noted; those behind, which it has not read, have none.
+func (g *Gate) hangs(now time.Duration) bool {
+	if unique := g.looking.Load(); unique == 0 || unique != g.lookSeen {
+		g.lookSeen, g.lookSince = unique, now
+		return false
+	}
+	return now-g.lookSince >= g.config.Deadline
 }
 
 // rest lets the watcher sleep until the next beat, unless a task went to sleep since the

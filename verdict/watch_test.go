@@ -147,7 +147,7 @@ func status(own, shared, blocked, ignored, caught uint64, tracer int) string {
 func expectAt(t *testing.T, what string, got, earliest, latest time.Duration) {
 	t.Helper()
 	if got < earliest || got > latest {
-		t.Errorf("%s at %v, not between %v and %v", what, got, earliest, latest)
+		t.Errorf("%s: %v, not between %v and %v", what, got, earliest, latest)
 	}
 }
 
@@ -311,6 +311,30 @@ func TestBeats(t *testing.T) {
 		if !slices.Equal(n.beats, want) {
 			t.Errorf("beats at %v, want %v", n.beats, want)
 		}
+	})
+}
+
+// TestLookHangs: the deadline ends the wait that Look hangs for, and then the heart stops
+// until Look returns, because behind it nobody reads.
+func TestLookHangs(t *testing.T) {
+	c := testConfig(2)
+	c.BeatEvery, c.Deadline = 100*time.Millisecond, time.Second
+	c.Look = func() { time.Sleep(5 * time.Second) }
+	watched(t, c, func(t *testing.T, n *nursery) {
+		go n.sleep(t, 1, 11, 2)
+		n.pass(10 * time.Second)
+		expectAt(t, "the wait ended", n.answeredAt(t, 2), time.Second, time.Second+tickEvery)
+		expectVerdict(t, n.slots, 1, Late)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		longest, after := time.Duration(0), time.Duration(0)
+		for i, at := range n.beats[1:] {
+			if pause := at - n.beats[i]; pause > longest {
+				longest, after = pause, n.beats[i]
+			}
+		}
+		expectAt(t, "the heart stopped", after, time.Second-tickEvery, time.Second+tickEvery)
+		expectAt(t, "it stood still", longest, 4*time.Second-tickEvery, 4*time.Second+c.BeatEvery+tickEvery)
 	})
 }
 

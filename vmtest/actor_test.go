@@ -326,9 +326,10 @@ var acts = map[string]act{
 			}
 		}
 	},
-	"paths":    actPaths,
-	"opens":    actOpens,
-	"flood":    actFlood,
-	"wait":     actWait,
-	"rewrites": actRewrites,
+	"paths":      actPaths,
+	"opens":      actOpens,
+	"flood":      actFlood,
+	"gatekeeper": actGatekeeper,
+	"wait":       actWait,
+	"rewrites":   actRewrites,
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
 )
 
 var (
@@ -48,6 +49,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	gateproc.Main()
 	if name := os.Getenv("TSEM_ACTOR"); name != "" {
 		actor(name)
 		return

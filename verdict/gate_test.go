@@ -378,50 +378,80 @@ func TestAnswerFails(t *testing.T) {
 	}
 }
 
-// TestHandleDoesNotAllocate is about what happens for each event.
-func TestHandleDoesNotAllocate(t *testing.T) {
+// events lets a task without a kernel wait: each call is one event.
+type events struct {
+	*Gate
+	ticket       uint64
+	unique       uint64
+	looks        bool // Look decides
+	request, out []byte
+}
+
+// newEvents makes a gate whose answers go to /dev/null.
+func newEvents(t testing.TB) *events {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
+	t.Cleanup(func() { null.Close() })
+	e := &events{
+		request: rawRequest(opGetxattr, 2, gateNode, 1, getxattrBody(1, xattr)),
+		out:     make([]byte, outHeader, bufferSize),
+	}
 	c := testConfig(2)
 	c.Device = int(null.Fd())
-	ticket := uint64(0)
-	var g *Gate
-	decide := func() {
-		if outcome, err := g.Decide(1, ticket, Trusted); !outcome.Won || err != nil {
-			t.Error(outcome, err)
-		}
-	}
-	looks := true
 	c.Look = func() {
-		if looks {
-			decide()
+		if e.looks {
+			e.decide()
 		}
 	}
-	if g, err = New(c); err != nil {
+	if e.Gate, err = New(c); err != nil {
 		t.Fatal(err)
 	}
-	unique, out := uint64(0), make([]byte, outHeader, bufferSize)
-	raw := rawRequest(opGetxattr, 2, gateNode, 1, getxattrBody(1, xattr))
-	ask := func() {
-		unique += 2
-		binary.NativeEndian.PutUint64(raw[8:], unique)
-		if err := g.handle(raw, out); err != nil {
-			t.Error(err)
-		}
+	return e
+}
+
+func (e *events) begin()  { e.ticket = begin(e.slots, 1) }
+func (e *events) decide() { _, _ = e.Decide(1, e.ticket, Trusted) }
+
+func (e *events) ask() {
+	e.unique += 2
+	binary.NativeEndian.PutUint64(e.request[8:], e.unique)
+	_ = e.handle(e.request, e.out)
+}
+
+// ways are those that an event may take.
+func (e *events) ways() map[string]func() {
+	return map[string]func(){
+		"decided before": func() { e.begin(); e.decide(); e.ask() },
+		"look decides":   func() { e.begin(); e.looks = true; e.ask(); e.looks = false },
+		"sleeps":         func() { e.begin(); e.ask(); e.decide() },
 	}
-	for name, run := range map[string]func(){
-		"decided before": func() { ticket = begin(c.Slots, 1); decide(); ask() },
-		"look decides":   func() { ticket = begin(c.Slots, 1); ask() },
-		"sleeps":         func() { ticket = begin(c.Slots, 1); looks = false; ask(); decide(); looks = true },
-	} {
-		if n := testing.AllocsPerRun(100, run); n != 0 {
+}
+
+// TestHandleDoesNotAllocate is about what happens for each event.
+func TestHandleDoesNotAllocate(t *testing.T) {
+	e := newEvents(t)
+	for name, event := range e.ways() {
+		if n := testing.AllocsPerRun(100, event); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
-	if got := g.Stats(); got.Slept != 101 || got.Asked != 303 || got.Gone+got.Bad != 0 || g.broken.Load() != 0 {
-		t.Errorf("%+v, errno %d", got, g.broken.Load())
+	if got, want := e.Stats(), (Stats{Asked: 303, Immediate: 202, Slept: 101}); got != want || e.broken.Load() != 0 {
+		t.Errorf("%+v, errno %d", got, e.broken.Load())
+	}
+}
+
+// BenchmarkHandle measures the gate's share of an event, with the answer written to
+// /dev/null and without the request's way from the kernel.
+func BenchmarkHandle(b *testing.B) {
+	e := newEvents(b)
+	for name, event := range e.ways() {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				event()
+			}
+		})
 	}
 }

@@ -198,7 +198,9 @@ func (g *keptGate) expectEnd(t *testing.T, w waiter, why error) {
 // TestGateProcess: the gate process runs on a mount that nobody sees, tasks wait at it,
 // and none of what can happen to keeper or gate process lets them wait for ever.
 func TestGateProcess(t *testing.T) {
+	t.Run("device", testGateDevice)
 	t.Run("private", testGatePrivate)
+	t.Run("keeper's descriptors", testGateDescriptors)
 	t.Run("answered", func(t *testing.T) {
 		g := testGate(t, gateLate)
 		w := g.wait(t)
@@ -231,6 +233,59 @@ func TestGateProcess(t *testing.T) {
 	t.Run("keeper stopped", testKeeperStopped)
 	t.Run("keeper killed", testGateKeeperKilled)
 	t.Run("not served", testGateNotServed)
+}
+
+// testGateDevice: the module is loaded where it is not yet, and a host without the device
+// is told what it lacks.
+func testGateDevice(t *testing.T) {
+	// Where it is built in, there is nothing to load.
+	if out, err := exec.Command("modprobe", "-r", "fuse").CombinedOutput(); err != nil {
+		t.Logf("modprobe -r fuse: %v: %s", err, out)
+	}
+	device, err := gateproc.Open()
+	check(t, err)
+	device.Close()
+	const path, aside = "/dev/fuse", "/dev/fuse.aside"
+	check(t, os.Rename(path, aside))
+	device, err = gateproc.Open()
+	if !errors.Is(err, gateproc.ErrFUSE) || !strings.Contains(err.Error(), "modprobe fuse") {
+		t.Errorf("without %s: %v", path, err)
+	}
+	device.Close()
+	check(t, os.Rename(aside, path))
+}
+
+// testGateDescriptors: a keeper that is killed lets go of the connection and of the life
+// pipe before the programs, and its workload has neither.
+func testGateDescriptors(t *testing.T) {
+	g := testGate(t, gateLate)
+	pipe, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/5", g.process.PID()))
+	check(t, err)
+	entries, err := os.ReadDir("/proc/self/fd")
+	check(t, err)
+	var wake []int // what ends the gate
+	link := -1     // the highest of what takes long
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		check(t, err)
+		target, _ := os.Readlink("/proc/self/fd/" + e.Name()) // that of the folder itself is closed
+		switch {
+		case target == "anon_inode:bpf_link":
+			link = max(link, fd)
+		case target == pipe, target == "/dev/fuse":
+			wake = append(wake, fd)
+		}
+	}
+	if len(wake) != 2 || link < 0 {
+		t.Fatalf("connection and life pipe at %v, the last link at %d", wake, link)
+	}
+	for _, fd := range wake {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		check(t, err)
+		if fd < link || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("descriptor %d has flags %#x, the last link is at %d", fd, flags, link)
+		}
+	}
 }
 
 func testGatePrivate(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -115,14 +114,8 @@ const imaPolicy = "measure func=FILE_CHECK mask=MAY_READ fowner=4242\n"
 func loadIMAPolicy(t *testing.T) {
 	t.Helper()
 	const file = "/sys/kernel/security/ima/policy"
-	if _, err := os.Stat(file); err != nil {
-		if err := unix.Mount("none", "/sys/kernel/security", "securityfs", 0, ""); err != nil {
-			lacks(t, "CONFIG_SECURITYFS")
-		}
-	}
-	if _, err := os.Stat(file); err != nil {
-		lacks(t, "CONFIG_IMA")
-	}
+	needIMA(t)
+	needFile(t, file, "CONFIG_IMA_WRITE_POLICY, or has taken a policy")
 	if err := os.WriteFile(file, []byte(imaPolicy), 0o600); err != nil {
 		t.Fatalf("load an IMA policy: %v", err)
 	}
@@ -180,9 +173,7 @@ func TestOldIMAHash(t *testing.T) {
 // TestFirstDigest: IMA asks for the version of an inode, which sets a mark in it. That
 // is no change: the first digest counts, and is kept.
 func TestFirstDigest(t *testing.T) {
-	if s := engine.Support(); s.Digests == "user space" {
-		lacks(t, "a hook that can sleep, or CONFIG_IMA")
-	}
+	needIMA(t)
 	none := observe(t, "nothing", namespace.Config{}).totals
 	path := plain(folder(t, "mmap_file"))
 	if err := os.Remove(path); err != nil {
@@ -247,9 +238,7 @@ func mountOverlay(t *testing.T, dir string) {
 
 // TestOverlay: a file of an overlayfs is one file, and its digest as exact as elsewhere.
 func TestOverlay(t *testing.T) {
-	if out, err := exec.Command("modprobe", "overlay").CombinedOutput(); err != nil {
-		lacks(t, "CONFIG_OVERLAY_FS: "+string(out))
-	}
+	needFilesystem(t, "overlay", "CONFIG_OVERLAY_FS")
 	dir := folder(t, "overlay")
 	mountOverlay(t, dir)
 	o := observe(t, "overlay", namespace.Config{})

@@ -107,6 +107,7 @@ func waitFor(t *testing.T, what string, limit time.Duration, so func() bool) tim
 // TestKeeperKilled: a keeper that is killed under load takes its programs with it, and
 // sets its workload free at once.
 func TestKeeperKilled(t *testing.T) {
+	needSleep(t, "file_open")
 	dir := folder(t, "flood")
 	programs := bpfObjects(t, "prog")
 	_ = os.Remove(dir + "/counters") // of an earlier run
@@ -167,6 +168,7 @@ func fill(t *testing.T, cmd *exec.Cmd, wait time.Duration) *namespace.Namespace 
 
 // TestWaiterKilled: a task that waits for room can be killed.
 func TestWaiterKilled(t *testing.T) {
+	needSleep(t, "file_open")
 	folder(t, "wait")
 	cmd := actorCommand("wait")
 	fill(t, cmd, namespace.MaxWait)
@@ -187,6 +189,7 @@ func TestWaiterKilled(t *testing.T) {
 // namespace is shut.
 func TestWaitLasts(t *testing.T) {
 	const wait = 30 * time.Second
+	needSleep(t, "file_open")
 	folder(t, "wait")
 	cmd := actorCommand("wait")
 	stdout, err := cmd.StdoutPipe()

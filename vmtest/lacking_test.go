@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ import (
 // lack what a test is about. The test is then skipped, and says what it is. On a kernel of
 // vmtest/kernels.list nothing is lacking, so that there it is a failure.
 
-// lacks ends a test whose kernel does not have something: a hook or an option.
+// lacks ends a test whose kernel does not have something, such as a hook or an option.
 func lacks(t *testing.T, what string) {
 	t.Helper()
 	if name := os.Getenv("TSEM_LISTED_KERNEL"); name != "" {
@@ -38,11 +39,90 @@ func needHook(t *testing.T, name string) {
 	}
 }
 
+// needSleep ends a test if the kernel has a hook and lets no program sleep there.
+func needSleep(t *testing.T, name string) {
+	t.Helper()
+	for _, h := range engine.Support().Hooks {
+		if h.Name == name && !h.Sleepable {
+			lacks(t, "programs that may sleep in "+name)
+		}
+	}
+}
+
 // needFile ends a test if there is no file that an option of the kernel makes.
 func needFile(t *testing.T, path, option string) {
 	t.Helper()
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		lacks(t, option)
+	}
+}
+
+// needFilesystem ends a test if the kernel does not have a type of filesystem.
+func needFilesystem(t *testing.T, name, option string) {
+	t.Helper()
+	_ = exec.Command("modprobe", name).Run() // it may be built in, without modules to look among
+	types, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(strings.Fields(string(types)), name) {
+		lacks(t, option)
+	}
+}
+
+// needXattr ends a test if a filesystem does not have a kind of extended attributes.
+func needXattr(t *testing.T, path, name, option string) {
+	t.Helper()
+	if _, err := unix.Getxattr(path, name, nil); errors.Is(err, unix.EOPNOTSUPP) {
+		lacks(t, option)
+	}
+}
+
+func needACL(t *testing.T) {
+	t.Helper()
+	needXattr(t, work, "system.posix_acl_access", "CONFIG_EXT4_FS_POSIX_ACL")
+}
+
+// needSocket ends a test if the kernel does not have a family of sockets.
+func needSocket(t *testing.T, family int, option string) {
+	t.Helper()
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		lacks(t, option)
+	}
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+}
+
+// needIMA ends a test if IMA does not take digests that can be used. Its first entry,
+// boot_aggregate, has the digest function that it takes for files (ima_init.c).
+func needIMA(t *testing.T) {
+	t.Helper()
+	needSecurityFS(t)
+	const list = "/sys/kernel/security/ima/ascii_runtime_measurements"
+	needFile(t, list, "CONFIG_IMA")
+	text, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first, _, _ := strings.Cut(string(text), "\n"); !strings.Contains(first, " sha256:") {
+		lacks(t, "CONFIG_IMA_DEFAULT_HASH_SHA256")
+	}
+	needSleep(t, "mmap_file") // where it is asked
+}
+
+// needSecurityFS mounts securityfs where nobody has.
+func needSecurityFS(t *testing.T) {
+	t.Helper()
+	const at = "/sys/kernel/security"
+	if _, err := os.Stat(at + "/lsm"); err == nil {
+		return
+	}
+	if err := unix.Mount("none", at, "securityfs", 0, ""); errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
+		lacks(t, "CONFIG_SECURITYFS")
+	} else if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -60,15 +140,22 @@ func hookOf(actor string) string {
 func needFor(t *testing.T, actor string) {
 	t.Helper()
 	needHook(t, hookOf(actor))
+	inet := func() { needSocket(t, unix.AF_INET, "CONFIG_INET") }
+	local := func() { needSocket(t, unix.AF_UNIX, "CONFIG_UNIX") }
 	switch actor {
 	case "inode_create":
 		needCreators(t)
-		// Without these the kernel applies the umask before it calls the hook.
-		if _, err := unix.Getxattr(work, "system.posix_acl_access", nil); errors.Is(err, unix.EOPNOTSUPP) {
-			lacks(t, "CONFIG_EXT4_FS_POSIX_ACL")
-		}
+		needACL(t) // without, the kernel applies the umask before it calls the hook
+	case "socket_create", "socket_sendmsg":
+		inet()
 	case "socket_connect":
+		inet()
 		needFile(t, "/proc/net/if_inet6", "CONFIG_IPV6, or has it disabled")
+	case "socket_bind":
+		inet()
+		local()
+	case "unix_stream_connect":
+		local()
 	case "shm_shmat":
 		needFile(t, "/proc/sysvipc", "CONFIG_SYSVIPC")
 	case "kernel_read_file":

@@ -43,6 +43,7 @@ func TestLimits(t *testing.T) {
 
 // TestFullHook: the kernel runs so many programs in a hook and no more.
 func TestFullHook(t *testing.T) {
+	needHook(t, "key_alloc")
 	spec := &ebpf.ProgramSpec{
 		Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "key_alloc", License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},

@@ -105,6 +105,9 @@ func TestUnreadOutput(t *testing.T) {
 		{"export", []string{"export", "--root", "-o", fifo}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if !test.reader {
+				needFile(t, "/proc/self/stack", "CONFIG_STACKTRACE")
+			}
 			_, _ = os.Remove(marker), os.Remove(fifo)
 			if err := unix.Mkfifo(fifo, 0o600); err != nil {
 				t.Fatal(err)

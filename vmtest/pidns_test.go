@@ -14,6 +14,7 @@ import (
 // TestPIDNamespace: in a pid namespace getpid() and gettid() say other numbers than the
 // programs see, as in any container without the host's pids.
 func TestPIDNamespace(t *testing.T) {
+	needFile(t, "/proc/self/ns/pid", "CONFIG_PID_NS")
 	inside := func(args ...string) (stdout, stderr string) {
 		t.Helper()
 		var out, errs bytes.Buffer

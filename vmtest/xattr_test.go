@@ -57,6 +57,7 @@ func actACL(dir string, know func(string, string, ...any)) func() {
 // TestACL: a POSIX access control list is set as an attribute, whatever hook the kernel
 // has for it.
 func TestACL(t *testing.T) {
+	needACL(t)
 	folder(t, "acl")
 	o := observe(t, "acl", namespace.Config{})
 	kind, value := "event", base64.StdEncoding.EncodeToString(acl)
@@ -100,6 +101,7 @@ func actLargeValues(dir string, know func(string, string, ...any)) func() {
 // TestLargeValues: the value of an extended attribute is whole, and what comes after it
 // in the record is where it belongs.
 func TestLargeValues(t *testing.T) {
+	needXattr(t, "/tmp", "trusted.value", "CONFIG_TMPFS_XATTR") // a tmpfs too
 	folder(t, "large_values")
 	o := observe(t, "large_values", namespace.Config{})
 	var got, want []string

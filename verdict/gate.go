@@ -246,7 +246,7 @@ func (g *Gate) ask(r *request, slot uint32) {
 		g.config.Look()
 		g.looking.Store(0)
 	}
-	if now, v, _ := g.slots.Load(slot); now != ticket || v != None {
+	if !g.slots.undecided(slot, ticket) {
 		g.wake(w, r.unique)
 	}
 	if w.unique.Load() == r.unique {
@@ -254,8 +254,10 @@ func (g *Gate) ask(r *request, slot uint32) {
 	}
 }
 
-// Decide decides about one wait and wakes its task, if that sleeps already. The outcome
-// and the errors are those of Slots.Decide. Any goroutine, also from Look and Beat.
+// Decide decides about one wait at this gate and wakes its task, if that sleeps already.
+// The outcome and the errors are those of Slots.Decide. Any goroutine, also from Look and
+// Beat. A task at another gate would be woken by the watcher there, up to 10 ms later, as
+// it is when another process decides in the map.
 func (g *Gate) Decide(slot uint32, ticket uint64, v Verdict) (Outcome, error) {
 	outcome, err := g.slots.Decide(slot, ticket, v)
 	if err != nil || !outcome.Won {

@@ -190,22 +190,6 @@ func TestAskTwice(t *testing.T) {
 	}
 }
 
-// TestDecideTheNext: a task left the gate by itself and begins its next wait. The decision
-// about that does not answer the request before, which is left to the deadline.
-func TestDecideTheNext(t *testing.T) {
-	c := testConfig(2)
-	g, k := serve(t, c)
-	_, before := k.ask(1, uint32(begin(c.Slots, 1)))
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
-	if outcome, err := g.Decide(1, begin(c.Slots, 1), Trusted); !outcome.Won || err != nil {
-		t.Error(outcome, err)
-	}
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
-	if len(before) != 0 {
-		t.Error("the decision answered the request before")
-	}
-}
-
 // TestClose: who sleeps is woken, who comes is not let to sleep.
 func TestClose(t *testing.T) {
 	c := testConfig(70)

@@ -160,6 +160,12 @@ func (s *Slots) Decide(slot uint32, ticket uint64, v Verdict) (Outcome, error) {
 	}
 }
 
+// undecided says whether a wait goes on.
+func (s *Slots) undecided(slot uint32, ticket uint64) bool {
+	now, v, err := s.Load(slot)
+	return err == nil && now == ticket && v == None
+}
+
 func (s *Slots) has(slot uint32) bool { return slot != 0 && uint64(slot) < uint64(len(s.all)) }
 
 func split(word uint64) (ticket uint64, v Verdict) {

@@ -82,14 +82,16 @@ func (g *Gate) tick(now time.Duration) (sleeping int) {
 			continue
 		}
 		sleeping++
-		v := g.overdue(w, unique, tid, now)
-		if v == None {
-			continue
+		if g.slots.undecided(slot, ticket) {
+			v := g.overdue(w, unique, tid, now)
+			if v == None {
+				continue
+			}
+			if outcome, _ := g.slots.Decide(slot, ticket, v); outcome.Won {
+				g.count(v)
+			}
 		}
-		if outcome, _ := g.slots.Decide(slot, ticket, v); outcome.Won {
-			g.count(v)
-		}
-		g.wake(w, unique) // also if the kernel half decided: it does not wake
+		g.wake(w, unique) // whoever decided: not all who do so know who sleeps
 	}
 	return sleeping
 }

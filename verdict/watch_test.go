@@ -195,22 +195,34 @@ func TestDeadlineOfTheNext(t *testing.T) {
 	})
 }
 
-// TestDeadlineOfTheUnasked: the kernel half has decided itself, and nobody answers. That
-// is not late.
-func TestDeadlineOfTheUnasked(t *testing.T) {
-	c := testConfig(2)
-	c.Deadline = time.Second
-	watched(t, c, func(t *testing.T, n *nursery) {
+// TestDecidedElsewhere: somebody who does not know the gate decides in the map.
+func TestDecidedElsewhere(t *testing.T) {
+	watched(t, testConfig(2), func(t *testing.T, n *nursery) {
 		n.sleep(t, 1, 11, 2)
+		n.pass(time.Second)
 		if outcome, err := n.slots.Decide(1, 1, Unasked); !outcome.Won || err != nil {
 			t.Fatal(outcome, err)
 		}
-		n.pass(2 * time.Second)
+		n.pass(time.Second)
 		expectAt(t, "the answer came", n.answeredAt(t, 2), time.Second, time.Second+tickEvery)
 		expectVerdict(t, n.slots, 1, Unasked)
-		if got := n.Stats(); got.Late != 0 {
+		if got, want := n.Stats(), (Stats{Asked: 1, Slept: 1}); got != want {
 			t.Errorf("%+v", got)
 		}
+	})
+}
+
+// TestDecideTheNext: a task left the gate by itself and begins its next wait. The decision
+// about that does not answer the request before; the watcher does.
+func TestDecideTheNext(t *testing.T) {
+	watched(t, testConfig(2), func(t *testing.T, n *nursery) {
+		n.sleep(t, 1, 11, 2)
+		n.pass(15 * time.Millisecond)
+		if outcome, err := n.Decide(1, begin(n.slots, 1), Trusted); !outcome.Won || err != nil {
+			t.Error(outcome, err)
+		}
+		n.pass(time.Second)
+		expectAt(t, "the request before was answered", n.answeredAt(t, 2), 20*time.Millisecond, 20*time.Millisecond)
 	})
 }
 

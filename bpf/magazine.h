@@ -179,7 +179,6 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	r->p_ttd = t->p_ttd;
 	r->identity = t->identity;
 	r->p_identity = t->p_identity;
-	r->cgroup = bpf_get_current_cgroup_id();
 	fill_creds(buf, &r->creds, task->cred);
 	bpf_get_current_comm(r->comm, sizeof(r->comm));
 	return index;

@@ -21,7 +21,7 @@
 #include "hooks.h"
 
 /* Changes with every change of this file that an older reader would misread. */
-#define TSEM_RECORD_VERSION 2
+#define TSEM_RECORD_VERSION 3
 
 /*
  * PATH_MAX (4096, its NUL included) bounds every path name that the kernel
@@ -127,7 +127,6 @@ struct tsem_record {
 	 */
 	__u64 identity;
 	__u64 p_identity;
-	__u64 cgroup;		/* cgroup v2 id */
 	struct tsem_creds creds;
 	__u8 comm[16];
 };

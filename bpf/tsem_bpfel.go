@@ -105,7 +105,6 @@ type tsemTsemRecord struct {
 	P_ttd      uint64
 	Identity   uint64
 	P_identity uint64
-	Cgroup     uint64
 	Creds      struct {
 		_          structs.HostLayout
 		Uid        uint32

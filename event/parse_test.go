@@ -88,7 +88,7 @@ func TestParseErrors(t *testing.T) {
 		{"padding", opened(1, 9), ErrCell, "padding 00000000000009"},
 		{"path flags", opened(8+sizePath-offPathFlags, 0x80), ErrCell, "path flags 0x80"},
 		{"path type", opened(8+sizePath-offPathType, 9), ErrCell, "path type 9"},
-		{"longer than it says", append(capable().Record(), 0), ErrTruncated, "201 bytes, it says 200"},
+		{"longer than it says", append(capable().Record(), 0), ErrTruncated, "193 bytes, it says 192"},
 		{"no kind", set(offRecordKind, 0), ErrKind, "0, of capable"},
 		{"text too long", text(textMax + 1), ErrCell, "4097 bytes"},
 	})

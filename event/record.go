@@ -26,7 +26,7 @@ var (
 )
 
 // recordVersion is TSEM_RECORD_VERSION of bpf/record.h.
-const recordVersion = 2
+const recordVersion = 3
 
 // textMax is TSEM_TEXT_MAX of bpf/record.h, the bound of a text.
 const textMax = 4096
@@ -58,10 +58,9 @@ const (
 	offRecordPTtd      = 72
 	offRecordIdentity  = 80
 	offRecordPIdentity = 88
-	offRecordCgroup    = 96
-	offRecordCreds     = 104
-	offRecordComm      = 152
-	sizeRecord         = 168
+	offRecordCreds     = 96
+	offRecordComm      = 144
+	sizeRecord         = 160
 
 	sizeCell = 8
 )
@@ -280,9 +279,6 @@ func (r *Record) Identity() uint64 { return native.Uint64(r.raw[offRecordIdentit
 
 // ParentIdentity returns what stands for the TASK_ID of the parent at the fork.
 func (r *Record) ParentIdentity() uint64 { return native.Uint64(r.raw[offRecordPIdentity:]) }
-
-// Cgroup returns the id of the cgroup (v2) of the task.
-func (r *Record) Cgroup() uint64 { return native.Uint64(r.raw[offRecordCgroup:]) }
 
 // Comm returns the command name of the task, without NUL.
 func (r *Record) Comm() []byte { return untilNUL(r.raw[offRecordComm : offRecordComm+16]) }

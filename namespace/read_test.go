@@ -193,7 +193,7 @@ func TestUnreadable(t *testing.T) {
 		spoil func(raw []byte) []byte
 		says  string
 	}{
-		"cell":     {func(raw []byte) []byte { raw[168] = 99; return raw }, "200 events raised: 200 delivered, 0 refused"},
+		"cell":     {func(raw []byte) []byte { raw[160] = 99; return raw }, "200 events raised: 200 delivered, 0 refused"},
 		"header":   {func(raw []byte) []byte { return raw[:100] }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2"},
 		"version":  {func(raw []byte) []byte { raw[4]++; return raw }, "200 events raised: 199 delivered, 0 refused, 1 without a number that could be read, missing numbers 2"},
 		"repeated": {func(raw []byte) []byte { raw[24] = 1; return raw }, "200 events raised: 199 delivered, 0 refused, 1 unaccounted for, missing numbers 2"},

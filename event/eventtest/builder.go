@@ -96,8 +96,8 @@ func (b *Builder) Record() []byte {
 	var comm [16]byte
 	copy(comm[:15], h.Comm)
 	for _, v := range []any{
-		uint32(168 + len(b.cells)), uint16(2), h.Hook, []byte{h.Kind, b.count, b.cut, 0}, h.Slot, h.Ticket,
-		h.Number, h.Namespace, h.Time, h.TID, h.TGID, h.Tnum, h.TTD, h.ParentTTD, h.Identity, h.Parent, uint64(0),
+		uint32(160 + len(b.cells)), uint16(3), h.Hook, []byte{h.Kind, b.count, b.cut, 0}, h.Slot, h.Ticket,
+		h.Number, h.Namespace, h.Time, h.TID, h.TGID, h.Tnum, h.TTD, h.ParentTTD, h.Identity, h.Parent,
 	} {
 		r = appendValue(r, v)
 	}

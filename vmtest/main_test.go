@@ -33,7 +33,6 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
-	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
 )
 
 var (
@@ -49,7 +48,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	gateproc.Main()
+	namespace.Main()
 	if name := os.Getenv("TSEM_ACTOR"); name != "" {
 		actor(name)
 		return

@@ -12,6 +12,7 @@
 #include "../file.h"
 #include "../identity.h"
 #include "../keeper.h"
+#include "../verdict.h"
 
 #define SIGURG 23
 
@@ -28,6 +29,7 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, in
 		task_join(address, *index, NULL);
 	else if (parent && namespace_of(parent))
 		task_join(address, parent->ns_index, parent);
+	slot_take(address);
 	return ret;
 }
 
@@ -41,6 +43,7 @@ static __always_inline void task_leave(__u64 address)
 	if (!t || t->left)
 		return;
 	t->left = 1;
+	slot_release(t);
 	index = t->ns_index;
 	ns = bpf_map_lookup_elem(&namespaces, &index);
 	if (ns && ns->id == t->namespace)

@@ -15,7 +15,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
-	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
 )
 
 // Exit statuses of tsem-bpf itself, as env(1) and timeout(1) have them.
@@ -59,7 +58,7 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
-	gateproc.Main()
+	namespace.Main()
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

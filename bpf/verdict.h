@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * How a hook waits until user space has decided about its event. The slot of the task is
+ * the authority. The gate only makes the task sleep and wakes it: asking for an extended
+ * attribute of a file whose filesystem (FUSE) is served by the keeper is the one way in
+ * which a program can wait for a process, and be killed meanwhile.
+ *
+ *   ticket_draw   the slot of the task, with a new ticket; both stand in the record
+ *   verdict_of    look; ask the gate; look again
+ */
+#ifndef TSEM_VERDICT_H
+#define TSEM_VERDICT_H
+
+#include "buffer.h"
+#include "task.h"
+
+/* Since 6.12 all of them are there. */
+extern struct task_struct *bpf_task_acquire(struct task_struct *p) __ksym __weak;
+extern void bpf_task_release(struct task_struct *p) __ksym __weak;
+extern void bpf_rcu_read_lock(void) __ksym __weak;
+extern void bpf_rcu_read_unlock(void) __ksym __weak;
+extern struct file *bpf_get_task_exe_file(struct task_struct *task) __ksym __weak;
+extern int bpf_get_file_xattr(struct file *file, const char *name__str,
+			      struct bpf_dynptr *value) __ksym __weak;
+extern void bpf_put_file(struct file *file) __ksym __weak;
+
+/*
+ * The gate process of a namespace, by the index of that. Its executable is the gate. Not
+ * by its process id, which another process can have later.
+ */
+struct gate {
+	struct task_struct __kptr *process;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TSEM_NAMESPACES_MAX);
+	__type(key, __u32);
+	__type(value, struct gate);
+} gates SEC(".maps");
+
+/* Where the bytes of the attribute would go. None ever come: its length is the question. */
+struct answer {
+	__u8 bytes[TSEM_SLOTS_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct answer);
+} answers SEC(".maps");
+
+/* Run by a process that is about to become the gate process; it stays the same task. */
+SEC("syscall")
+int gate_register(__u32 *context)
+{
+	struct task_struct *process = bpf_task_acquire(bpf_get_current_task_btf());
+	__u32 index = *context;
+	struct gate *gate;
+
+	if (!process)
+		return -ESRCH;
+	gate = bpf_map_lookup_elem(&gates, &index);
+	if (!gate) {
+		bpf_task_release(process);
+		return -ENOENT;
+	}
+	process = bpf_kptr_xchg(&gate->process, process);
+	if (process)
+		bpf_task_release(process);
+	return 0;
+}
+
+/* How many slots a task tries. If half of all are taken, one in 2^64 finds none. */
+#define SLOT_TRIES 64
+
+struct slot_search {
+	__u64 address;
+	__u32 slot;
+	__u32 pad;
+};
+
+static long slot_step(__u32 i, struct slot_search *search)
+{
+	__u32 index = ((search->address >> 6) + i) % TSEM_SLOTS_MAX;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
+
+	if (!index || !s || s->owner || __sync_val_compare_and_swap(&s->owner, 0, search->address))
+		return 0;
+	search->slot = index;
+	return 1;
+}
+
+/* Takes a slot for a task that joins a namespace with an agent. */
+static __always_inline void slot_take(__u64 address)
+{
+	struct slot_search search = { .address = address };
+	struct tsem_task *t = task_at(address);
+	struct tsem_namespace *ns;
+
+	if (!t || t->slot)
+		return;
+	ns = namespace_of(t);
+	if (!ns || !(ns->flags & TSEM_NS_EXTERNAL))
+		return;
+	bpf_loop(SLOT_TRIES, slot_step, &search, 0);
+	t->slot = search.slot;
+}
+
+/*
+ * Run by a process on its own behalf: it joins the namespace at an index, before it
+ * becomes the first program of it. Returns 0, or a negative errno. (A child that is born
+ * in a namespace where hooks wait could wait for its parent, the keeper, before its exec,
+ * while the keeper waits for that exec.)
+ */
+SEC("syscall")
+int task_enter(__u32 *context)
+{
+	__u64 address = bpf_get_current_task();
+
+	if (!task_join(address, *context, NULL))
+		return -EBUSY;
+	slot_take(address);
+	return 0;
+}
+
+/*
+ * Draws the next ticket of a slot and writes both into a record. From here on the event
+ * can be decided.
+ */
+SHARED int ticket_draw(struct buffer *buf, __u32 slot)
+{
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
+	__u64 ticket;
+
+	if (!buf || !s)
+		return false;
+	ticket = (s->word >> 8) + 1;
+	buf->head.slot = slot;
+	buf->head.ticket = ticket;
+	/* An exchange is a full barrier: who sees the record sees the ticket. */
+	__sync_lock_test_and_set(&s->word, ticket << 8);
+	return true;
+}
+
+/* Gives the slot of a task back that will not wait any more. */
+static __always_inline void slot_release(struct tsem_task *t)
+{
+	__u32 index = t->slot;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
+
+	t->slot = 0;
+	if (index && s)
+		__sync_lock_test_and_set(&s->owner, 0);
+}
+
+/* Sleeps until the keeper answers, or nobody can; which of these, only the slot tells. */
+static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
+{
+	__u32 zero = 0;
+	struct gate *gate = bpf_map_lookup_elem(&gates, &ns_index);
+	struct answer *answer = bpf_map_lookup_elem(&answers, &zero);
+	struct task_struct *process;
+	struct bpf_dynptr value;
+	struct file *file;
+
+	if (!gate || !answer)
+		return;
+	bpf_rcu_read_lock();
+	process = gate->process;
+	if (process)
+		process = bpf_task_acquire(process);
+	bpf_rcu_read_unlock();
+	if (!process)
+		return;
+	file = bpf_get_task_exe_file(process);
+	bpf_task_release(process);
+	if (!file)
+		return;
+	bpf_dynptr_from_mem(answer->bytes, slot % TSEM_SLOTS_MAX, 0, &value);
+	bpf_get_file_xattr(file, "user.tsem", &value);
+	bpf_put_file(file);
+}
+
+#define VERDICT_IN(word) ((word) & 0xff)
+
+/* Waits for the verdict about the event whose ticket is in a slot. */
+SHARED int verdict_of(__u32 ns_index, __u32 slot)
+{
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
+	__u64 word, last;
+
+	if (!s)
+		return TSEM_VERDICT_UNASKED;
+	word = *(volatile __u64 *)&s->word;
+	if (VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
+		gate_ask(ns_index, slot);
+	word = *(volatile __u64 *)&s->word;
+	if (VERDICT_IN(word) == TSEM_VERDICT_NONE) {
+		last = __sync_val_compare_and_swap(&s->word, word, word | TSEM_VERDICT_UNASKED);
+		word = last == word ? TSEM_VERDICT_UNASKED : last;
+	}
+	return VERDICT_IN(word);
+}
+
+#endif

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package namespace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
+)
+
+// Judge decides about an event that a task waits with: Trusted, Untrusted, or None, which
+// leaves the decision to a later call of Namespace.Decide. It is called once for each
+// such event, in the order of the magazine, before anybody waits for a digest or writes
+// anything; the record is valid until it returns. A task waits for it in a hook, perhaps
+// with a directory locked: it must neither block nor do I/O. One call at a time.
+type Judge func(*event.Record) verdict.Verdict
+
+const (
+	// DefaultDeadline is how long a task waits for a verdict.
+	DefaultDeadline = 5 * time.Second
+	// MaxDeadline has the reason of MaxWait.
+	MaxDeadline = MaxWait
+
+	// beatEvery is how often an idle keeper says that it is alive.
+	beatEvery = 250 * time.Millisecond
+	// lateBeat is how much longer than the deadline a keeper may be silent before its gate
+	// process sets the waiting tasks free: many beats, for a machine may be busy.
+	lateBeat = 2 * time.Second
+)
+
+// ErrNoSleep: hooks do not sleep on this kernel, so that no event can wait for a verdict.
+var ErrNoSleep = errors.New("events cannot wait for verdicts on this kernel")
+
+// CheckDeadline is CheckCache for Config.Deadline.
+func CheckDeadline(deadline time.Duration) error {
+	if deadline <= 0 || deadline > MaxDeadline {
+		return fmt.Errorf("more than 0, at most %v", MaxDeadline)
+	}
+	return nil
+}
+
+// doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
+// sleep, and who serves and guards it.
+type doorkeeper struct {
+	judge   Judge
+	slots   *verdict.Slots
+	device  *os.File
+	gate    *verdict.Gate
+	process *gateproc.Process
+	served  chan error // what Serve returned
+
+	unreadable atomic.Uint64 // records that nobody could judge
+}
+
+// openGate makes the gate of a namespace that has its index. What it has made when it
+// fails, Close gives back.
+func (n *Namespace) openGate() error {
+	if n.engine.Gate() == nil {
+		return fmt.Errorf("%w: it has tier %s, %s", ErrNoSleep, n.engine.Support().Tier, n.engine.Support().TierReason)
+	}
+	d := &doorkeeper{judge: n.config.Judge}
+	n.door = d
+	var err error
+	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
+		return err
+	}
+	program, err := gateproc.Program()
+	if err != nil {
+		return err
+	}
+	if d.device, err = gateproc.Open(); err != nil {
+		return err
+	}
+	d.gate, err = verdict.New(verdict.Config{
+		Slots: d.slots, Device: int(d.device.Fd()), Program: program,
+		Look: n.look, Beat: func(int) { n.beat() }, BeatEvery: beatEvery, Deadline: n.config.Deadline,
+	})
+	if err != nil {
+		return err
+	}
+	d.served = make(chan error, 1)
+	go func() { d.served <- d.gate.Serve() }()
+	n.beat()
+	d.process, err = gateproc.Start(gateproc.Config{
+		Device: d.device, Namespaces: n.engine.Map("namespaces").FD(), Index: n.index,
+		Late: n.config.Deadline + lateBeat, Register: n.engine.Gate(),
+	})
+	return err
+}
+
+// look judges the events that nobody has looked at. Errors of the magazine are the
+// reader's to report, who meets them too.
+func (n *Namespace) look() {
+	_, _ = n.magazine.Scan(n.judge)
+}
+
+// judge judges the event of a record, if a task waits with it.
+func (n *Namespace) judge(raw []byte) error {
+	r, err := event.Parse(raw)
+	if err != nil {
+		n.door.unreadable.Add(1)
+		return nil
+	}
+	if r.Slot() == 0 {
+		return nil
+	}
+	if v := n.door.judge(&r); v != verdict.None {
+		_, _ = n.Decide(r.Slot(), r.Ticket(), v)
+	}
+	return nil
+}
+
+// Decide decides about the event with this slot and ticket and wakes its task. The errors
+// are those of verdict.Slots.Decide. Only where the Config has a Judge, and until Close;
+// from any goroutine, also from the Judge.
+func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+	return n.door.gate.Decide(slot, ticket, v)
+}
+
+// beat tells the gate process that this process is alive, and looks again: a record
+// behind one that was not complete yet is missed by the look that its task asks for.
+func (n *Namespace) beat() {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
+		atomic.StoreUint64(&n.state.Beat, uint64(now.Nano()))
+	}
+	n.look()
+}
+
+// shut decides about all who wait, and who will.
+func (d *doorkeeper) shut() {
+	if d != nil && d.gate != nil {
+		d.gate.Close()
+	}
+}
+
+// close ends the gate. Nobody waits there any more.
+func (d *doorkeeper) close() error {
+	if d == nil {
+		return nil
+	}
+	d.shut()
+	var errs []error
+	if d.process != nil {
+		errs = append(errs, d.process.Close())
+	}
+	if d.served != nil {
+		errs = append(errs, <-d.served)
+	}
+	if d.device != nil {
+		errs = append(errs, d.device.Close())
+	}
+	if d.slots != nil {
+		errs = append(errs, d.slots.Close())
+	}
+	return errors.Join(errs...)
+}

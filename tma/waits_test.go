@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tma
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+// host has slots in which tasks wait, as the kernel half has them.
+type host struct {
+	t     *testing.T
+	all   []bpf.Slot
+	slots *verdict.Slots
+	waits waits
+}
+
+func newHost(t *testing.T, slots int) *host {
+	h := &host{t: t, all: make([]bpf.Slot, slots), waits: newWaits()}
+	h.slots = verdict.NewSlots(h.all)
+	h.waits.decide = h.slots.Decide
+	return h
+}
+
+// begin lets the task with so many waits in its slot wait once more.
+func (h *host) begin(tnum uint64, slot uint32, ticket, number uint64) verdict.Verdict {
+	h.all[slot].Word = ticket << 8
+	return h.waits.add(tnum, waiting{slot: slot, ticket: ticket, pid: uint32(tnum) + 100, number: number})
+}
+
+// reply lets the agent reply about a task; number 0: without.
+func (h *host) reply(v verdict.Verdict, tnum, number uint64) {
+	h.t.Helper()
+	if err := h.waits.reply(reply{v, uint32(tnum) + 100, tnum, number}); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// want compares the latest wait in a slot, and the counters.
+func (h *host) want(slot uint32, want verdict.Verdict, decided, late uint64) {
+	h.t.Helper()
+	_, v, err := h.slots.Load(slot)
+	if d, l := h.waits.stats(); err != nil || v != want || d != decided || l != late {
+		h.t.Errorf("slot %d: %v, %v; %d decided, %d late; want %v, %d, %d", slot, v, err, d, l, want, decided, late)
+	}
+}
+
+func TestWaitsReply(t *testing.T) {
+	h := newHost(t, 8)
+	if v := h.begin(1, 3, 1, 10); v != verdict.None {
+		t.Errorf("decided in Judge: %v", v)
+	}
+	h.begin(2, 4, 9, 11)
+	h.reply(verdict.Untrusted, 2, 0)
+	h.want(3, verdict.None, 1, 0)
+	h.want(4, verdict.Untrusted, 1, 0)
+	h.reply(verdict.Trusted, 1, 0)
+	h.want(3, verdict.Trusted, 2, 0)
+
+	h.reply(verdict.Untrusted, 1, 0)
+	h.want(3, verdict.Trusted, 2, 1) // twice
+	h.reply(verdict.Untrusted, 7, 0)
+	h.want(3, verdict.Trusted, 2, 2) // an unknown task
+}
+
+// TestWaitsLateReply: a reply that comes after its event is over is not applied to the next
+// event of the task.
+func TestWaitsLateReply(t *testing.T) {
+	h := newHost(t, 8)
+	h.begin(1, 3, 1, 10)
+	if _, err := h.slots.Decide(3, 1, verdict.Late); err != nil {
+		t.Fatal(err)
+	}
+	h.begin(1, 3, 2, 11)
+	if _, err := h.slots.Decide(3, 2, verdict.Late); err != nil {
+		t.Fatal(err)
+	}
+	h.begin(1, 3, 3, 12)
+	h.reply(verdict.Trusted, 1, 0) // about 10
+	h.want(3, verdict.None, 0, 1)
+	h.reply(verdict.Trusted, 1, 0) // about 11
+	h.want(3, verdict.None, 0, 2)
+	h.reply(verdict.Untrusted, 1, 0) // about 12
+	h.want(3, verdict.Untrusted, 1, 2)
+
+	h.begin(1, 3, 4, 13)
+	if _, err := h.slots.Decide(3, 4, verdict.Killed); err != nil {
+		t.Fatal(err)
+	}
+	h.reply(verdict.Trusted, 1, 0) // about 13, before there is another one
+	h.want(3, verdict.Killed, 1, 3)
+	h.begin(1, 3, 5, 14)
+	h.reply(verdict.Trusted, 1, 0)
+	h.want(3, verdict.Trusted, 2, 3)
+}
+
+// TestWaitsNumber: a reply with a number is about that event alone.
+func TestWaitsNumber(t *testing.T) {
+	h := newHost(t, 8)
+	h.begin(1, 3, 1, 10)
+	h.reply(verdict.Trusted, 1, 9) // of a hook that does not wait, for example
+	h.want(3, verdict.None, 0, 1)
+	if _, err := h.slots.Decide(3, 1, verdict.Late); err != nil {
+		t.Fatal(err)
+	}
+	h.begin(1, 3, 2, 11)
+	h.reply(verdict.Untrusted, 1, 11)
+	h.want(3, verdict.Untrusted, 1, 1)
+	h.reply(verdict.Trusted, 1, 10)
+	h.want(3, verdict.Untrusted, 1, 2)
+}
+
+func TestWaitsForeignPid(t *testing.T) {
+	h := newHost(t, 8)
+	h.begin(1, 3, 1, 10)
+	err := h.waits.reply(reply{verdict.Trusted, 5, 1, 0})
+	const want = `not a reply: "trusted pid=5 tnum=1", but task 1 has pid 101`
+	if !errors.Is(err, ErrReply) || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	h.want(3, verdict.None, 0, 0)
+}
+
+// TestWaitsClose: who waits is decided, once, and nobody waits from then on.
+func TestWaitsClose(t *testing.T) {
+	h := newHost(t, 8)
+	h.begin(1, 3, 1, 10)
+	h.begin(2, 4, 1, 11)
+	h.begin(3, 5, 1, 12)
+	h.reply(verdict.Trusted, 2, 0)
+	if _, err := h.slots.Decide(5, 1, verdict.Late); err != nil {
+		t.Fatal(err)
+	}
+	h.waits.close()
+	h.want(3, verdict.Closed, 1, 0)
+	h.want(4, verdict.Trusted, 1, 0)
+	h.want(5, verdict.Late, 1, 0)
+	if v := h.begin(1, 3, 2, 13); v != verdict.Closed {
+		t.Errorf("afterwards: %v", v)
+	}
+	h.reply(verdict.Trusted, 1, 0)
+	h.want(3, verdict.None, 1, 1)
+	h.waits.close()
+}
+
+// TestWaitsBounded: tasks that are gone make room for those that have their slots.
+func TestWaitsBounded(t *testing.T) {
+	h := newHost(t, 8)
+	for tnum := uint64(1); tnum <= 1000; tnum++ {
+		h.begin(tnum, uint32(tnum%7+1), tnum, tnum)
+	}
+	if len(h.waits.tasks) != 7 || len(h.waits.owners) != 7 {
+		t.Errorf("%d tasks, %d slots", len(h.waits.tasks), len(h.waits.owners))
+	}
+	h.reply(verdict.Trusted, 1, 0)
+	h.reply(verdict.Trusted, 1000, 0)
+	h.want(1000%7+1, verdict.Trusted, 1, 1)
+}
+
+// TestWaitsRace: of an agent, a deadline and a failure that decide at the same time each
+// event gets one verdict, and the counters say how many were the agent's.
+func TestWaitsRace(t *testing.T) {
+	const tasks, events = 20, 200
+	h := newHost(t, tasks+1)
+	var mu sync.Mutex
+	won := make(map[string]int)
+	h.waits.decide = func(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+		outcome, err := h.slots.Decide(slot, ticket, v)
+		if outcome.Won {
+			mu.Lock()
+			defer mu.Unlock()
+			won[v.String()]++
+		}
+		return outcome, err
+	}
+	var all sync.WaitGroup
+	for tnum := uint64(1); tnum <= tasks; tnum++ {
+		all.Go(func() {
+			for ticket := uint64(1); ticket <= events; ticket++ {
+				if tnum == 7 && ticket == events/2 {
+					h.waits.close()
+				}
+				slot := uint32(tnum)
+				if h.begin(tnum, slot, ticket, ticket) != verdict.None {
+					_, _ = h.waits.decide(slot, ticket, verdict.Closed)
+					continue
+				}
+				both := []func(){
+					func() { _, _ = h.waits.decide(slot, ticket, verdict.Late) },
+					func() { h.reply(verdict.Trusted, tnum, 0) },
+				}
+				if rand.IntN(2) == 0 {
+					slices.Reverse(both)
+				}
+				var two sync.WaitGroup
+				for _, decide := range both {
+					two.Go(decide)
+				}
+				two.Wait()
+			}
+		})
+	}
+	all.Wait()
+	decided, late := h.waits.stats()
+	if uint64(won["trusted"]) != decided || won["closed"] == 0 || won["trusted"]+won["late"]+won["closed"] != tasks*events {
+		t.Errorf("%d decided, %d late; won: %d trusted, %d late, %d closed", decided, late, won["trusted"], won["late"], won["closed"])
+	}
+}

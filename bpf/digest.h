@@ -26,8 +26,10 @@
 #define SETTLED 1000000000ULL
 
 struct digest {
+	__u64 inode;		/* its address, a number to a SHARED function */
+	__u64 sha256[4];	/* words, for the compiler copies by the alignment of the type */
 	__u32 state;		/* enum tsem_digest_state */
-	__u8 sha256[32];
+	__u32 pad;
 	struct created created;	/* in the namespace of the event; decides the digest too */
 };
 
@@ -110,7 +112,7 @@ static __always_inline bool content_equal(const struct content *a, const struct 
 
 /* `version` is odd while a writer is inside; it decides who writes. */
 static __always_inline bool digest_cached(struct inode_digest *s, const struct content *now,
-					  __u8 *sha256)
+					  __u64 *sha256)
 {
 	__u64 version = *(volatile __u64 *)&s->version;
 	bool equal;
@@ -123,7 +125,7 @@ static __always_inline bool digest_cached(struct inode_digest *s, const struct c
 }
 
 static __always_inline void digest_keep(struct inode_digest *s, const struct content *now,
-					const __u8 *sha256)
+					const __u64 *sha256)
 {
 	__u64 version = *(volatile __u64 *)&s->version;
 
@@ -219,46 +221,59 @@ enum digest_rules {
 	DIGEST_READ = 4,	/* the hook may read the file */
 };
 
-/* TSEM's order of rules (its digest of a FILE); the last ones are ours. */
+/* What becomes of a file that is not digested yet. */
+SHARED int digest_left(struct digest *d, struct tsem_namespace *ns)
+{
+	if (!d || !ns || d->state != TSEM_DIGEST_WANTED)
+		return 0;
+	if (content_doubts(d->inode) & CONTENT_IS_VOLATILE) {
+		d->state = TSEM_DIGEST_VOLATILE;
+		__sync_fetch_and_add(&ns->digests_volatile, 1);
+	} else {
+		__sync_fetch_and_add(&ns->digests_wanted, 1);
+	}
+	return 0;
+}
+
+/* TSEM's order of rules (its digest of a FILE). */
+static __always_inline enum tsem_digest_state digest_by_rule(struct event *e, struct inode *inode,
+							     __u32 rules, struct created *created)
+{
+	struct creator *c;
+
+	if (!S_ISREG(inode->i_mode))
+		return rules & DIGEST_ZERO ? TSEM_DIGEST_ZERO : TSEM_DIGEST_EMPTY;
+	c = creator_of(inode);
+	if (c && c->namespace == e->ns->id) {
+		created->set = true;
+		created->owner = c->owner;
+		created->instance = c->instance;
+	}
+	if (!inode->i_size || created->set)
+		return TSEM_DIGEST_EMPTY;
+	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(inode->i_sb->s_magic))
+		return TSEM_DIGEST_EMPTY;
+	return TSEM_DIGEST_WANTED;
+}
+
+/* The digest, as far as it can be had here, and who created the file. */
 static __always_inline void take_digest(struct event *e, struct file *file, __u32 rules,
 					struct digest *d)
 {
 	struct inode *inode = file->f_inode;
-	struct creator *c;
 
 	__builtin_memset(d, 0, sizeof(*d));
-	d->state = TSEM_DIGEST_EMPTY;
-	if (!S_ISREG(inode->i_mode)) {
-		if (rules & DIGEST_ZERO)
-			d->state = TSEM_DIGEST_ZERO;
-		return;
-	}
-	c = creator_of(inode);
-	if (c && c->namespace == e->ns->id) {
-		d->created.set = true;
-		d->created.owner = c->owner;
-		d->created.instance = c->instance;
-	}
-	if (!inode->i_size || d->created.set)
-		return;
-	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(inode->i_sb->s_magic))
-		return;
-	d->state = TSEM_DIGEST_WANTED;
+	d->inode = (__u64)inode;
+	d->state = digest_by_rule(e, inode, rules, &d->created);
 	/*
 	 * A file that is not open for reading would be opened again by IMA, and
 	 * come back to these hooks.
 	 */
-	if (may_sleep(e) && (rules & DIGEST_READ) && (file->f_mode & FMODE_READ) &&
-	    (e->ns->flags & TSEM_NS_SHA256))
+	if (d->state == TSEM_DIGEST_WANTED && may_sleep(e) && (rules & DIGEST_READ) &&
+	    (file->f_mode & FMODE_READ) && (e->ns->flags & TSEM_NS_SHA256))
 		digest_by_ima(file, d, e->ns);
-	if (d->state != TSEM_DIGEST_WANTED)
-		return;
-	if (content_doubts(number_of(inode)) & CONTENT_IS_VOLATILE) {
-		d->state = TSEM_DIGEST_VOLATILE;
-		__sync_fetch_and_add(&e->ns->digests_volatile, 1);
-	} else {
-		__sync_fetch_and_add(&e->ns->digests_wanted, 1);
-	}
+	/* Always: behind the call the verifier sees one case and not each of those above. */
+	digest_left(d, e->ns);
 }
 
 #endif

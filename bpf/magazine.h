@@ -18,7 +18,7 @@
 
 struct wait {
 	__u64 id;		/* of the namespace */
-	__u64 until;
+	__u64 until;		/* 0: nothing was waited for yet */
 	__u64 address;		/* somewhere in the memory of the task */
 	__u32 ns_index;		/* of the namespace */
 	__u32 buffer;		/* index, once it is ours */
@@ -28,49 +28,19 @@ struct wait {
 
 #define SIGKILL 9
 
-/* A buffer, if the magazine has room for what it may become beside the reserve. */
-static __always_inline __u32 claim_with_room(struct tsem_namespace *ns, void *ring)
-{
-	__u64 room = ns->magazine - ns->reserve - RECORD_MAX;
-
-	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) <= room ? buffer_claim() : NO_BUFFER;
-}
-
-/* The first look, and what a wait needs if there is one. Says whether. */
-SHARED int wait_begin(struct wait *w)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct tsem_namespace *ns;
-	void *ring;
-	__u32 ns_index;
-
-	/* A task without memory of its own would not give up the CPU. */
-	if (!w || !task->mm)
-		return false;
-	ns_index = w->ns_index;
-	ns = bpf_map_lookup_elem(&namespaces, &ns_index);
-	ring = bpf_map_lookup_elem(&magazines, &ns_index);
-	if (!ns || !ring)
-		return false;
-	w->buffer = claim_with_room(ns, ring);
-	if (w->buffer != NO_BUFFER)
-		return false;
-	__sync_fetch_and_add(&ns->waited, 1);
-	w->until = bpf_ktime_get_ns() + ns->wait;
-	w->address = task->mm->arg_start;
-	return true;
-}
-
 /*
- * Another look. The wait is over, and vain, if nobody empties the ring any more, the
- * task shall die, or there is no time left.
+ * A look for a buffer and for room in the magazine beside the reserve, for what the
+ * record may become. Says whether the wait is over: with a buffer, or in vain, if the
+ * task cannot wait, nobody empties the ring any more, the task shall die, or there is no
+ * time left.
  */
 SHARED int wait_look(struct wait *w)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct tsem_namespace *ns;
-	void *ring;
 	__u32 ns_index;
+	__u64 now;
+	void *ring;
 
 	if (!w)
 		return true;
@@ -80,10 +50,19 @@ SHARED int wait_look(struct wait *w)
 	w->over = true;
 	if (!ns || !ring)
 		return true;
-	w->buffer = claim_with_room(ns, ring);
-	w->over = w->buffer != NO_BUFFER || ns->id != w->id || (ns->flags & TSEM_NS_CLOSED) ||
-		  (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) ||
-		  bpf_ktime_get_ns() > w->until;
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) <= ns->magazine - ns->reserve - RECORD_MAX)
+		w->buffer = buffer_claim();
+	/* A task without memory of its own would not give up the CPU. */
+	if (w->buffer != NO_BUFFER || !task->mm)
+		return true;
+	now = bpf_ktime_get_ns();
+	if (!w->until) {
+		__sync_fetch_and_add(&ns->waited, 1);
+		w->until = now + ns->wait;
+		w->address = task->mm->arg_start;
+	}
+	w->over = ns->id != w->id || (ns->flags & TSEM_NS_CLOSED) ||
+		  (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) || now > w->until;
 	return w->over;
 }
 
@@ -125,7 +104,7 @@ static __always_inline __u32 wait_for_room(const struct tsem_task *t)
 	struct wait w = { .id = t->namespace, .ns_index = t->ns_index, .buffer = NO_BUFFER };
 
 	/* More looks than there is time for. */
-	if (wait_begin(&w))
+	if (!wait_look(&w))
 		bpf_loop(LOOPS_MAX, wait_steps, &w, 0);
 	return w.buffer;
 }
@@ -231,18 +210,16 @@ static __always_inline void value_put(struct place *p, __u32 size)
 	bpf_dynptr_write(&p->record, sizeof(struct tsem_record) + at + size, &buf->cells[at], rest, 0);
 }
 
-/*
- * Puts the record into the magazine. Says whether it is there. Only `with_value` looks
- * for a large value, so that the other hooks need not be verified with it.
- */
-static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespace *ns,
-					 bool with_value)
+/* Only `with_value` looks for a large value, so that other hooks need not be verified with it. */
+static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, bool with_value)
 {
 	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), ns_index = buf->ns_index;
 	__u32 size = with_value ? (buf->value_size + 7) & ~7u : 0;
 	struct place p;
 	void *ring;
 
+	if (buf->failed)
+		return false;
 	ring = bpf_map_lookup_elem(&magazines, &ns_index);
 	if (!ring)
 		return false;
@@ -275,10 +252,25 @@ static __always_inline bool magazine_put(struct buffer *buf, struct tsem_namespa
 	return true;
 }
 
+/*
+ * Puts the record into the magazine, and says whether it is there. SHARED, for what
+ * follows is then walked once and not for each way in which this may end.
+ */
+SHARED int magazine_put(struct buffer *buf, struct tsem_namespace *ns)
+{
+	return buf && ns ? put(buf, ns, false) : false;
+}
+
+/* The same with a large value, if there is one. */
+SHARED int magazine_put_with_value(struct buffer *buf, struct tsem_namespace *ns)
+{
+	return buf && ns ? put(buf, ns, true) : false;
+}
+
 static __always_inline bool record_finish(struct buffer *buf, struct tsem_namespace *ns,
 					  bool with_value)
 {
-	bool there = !buf->failed && magazine_put(buf, ns, with_value);
+	bool there = with_value ? magazine_put_with_value(buf, ns) : magazine_put(buf, ns);
 
 	if (!there)
 		lost(ns, buf->head.kind,

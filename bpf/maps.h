@@ -137,7 +137,7 @@ struct content {
 struct inode_digest {
 	__u64 version;
 	struct content content;	/* the digest belongs to this */
-	__u8 sha256[32];
+	__u64 sha256[4];
 };
 
 struct {

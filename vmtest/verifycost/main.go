@@ -90,7 +90,11 @@ func load(spec *ebpf.CollectionSpec, name string, level ebpf.LogLevel) (cost, st
 		Programs: ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 16},
 	})
 	if err != nil {
-		return cost{}, "", fmt.Errorf("%+v", err) // with all that the verifier says
+		var refusal *ebpf.VerifierError
+		if errors.As(err, &refusal) {
+			return cost{}, "", fmt.Errorf("load %s: %+v", name, refusal) // with all that the verifier says
+		}
+		return cost{}, "", err
 	}
 	defer collection.Close()
 	program := collection.Programs[name]

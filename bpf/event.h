@@ -60,6 +60,21 @@ static __always_inline enum tsem_kind kind_of(const struct event *e)
 	return listed == TSEM_KIND_EVENT && !may_sleep(e) ? TSEM_KIND_ASYNC : listed;
 }
 
+/* Whose part of the reserve the record may use. */
+static __always_inline enum tsem_share_of share_of(const struct event *e)
+{
+	if (kind_of(e) == TSEM_KIND_EVENT)
+		return TSEM_SHARE_NONE;
+	switch (e->hook) {
+#define HOOK(name, ordinal, context)		\
+	case ordinal:				\
+		return TSEM_SHARE_##name;
+	TSEM_HOOKS(HOOK)
+#undef HOOK
+	}
+	return TSEM_SHARE_bprm_committed_creds;
+}
+
 /*
  * The first question of every hook; cheap where the answer is no. What an earlier
  * program refused does not happen and is no event.
@@ -87,6 +102,8 @@ static __always_inline bool event_begin(struct event *e)
 		index = wait_for_room(e->task);
 	index = record_begin(e->task, e->ns, index, e->hook, kind);
 	e->buf = bpf_map_lookup_elem(&buffers, &index);
+	if (e->buf)
+		e->buf->head.share = share_of(e);
 	return e->buf;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The ring of a namespace: room in it, records begun and put there.
+ * The ring of a namespace: a wait for room in it, records begun and put there.
  *
  * The number is given after the reservation, so numbers have no gap: a record that is
  * in the magazine has one, an event that was refused has none.
@@ -9,10 +9,7 @@
 #define TSEM_MAGAZINE_H
 
 #include "creds.h"
-#include "maps.h"
-
-/* The kernel puts this much before each record, and rounds up to it. */
-#define RING_HEADER 8
+#include "room.h"
 
 #define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
 
@@ -146,7 +143,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	r->kind = kind;
 	r->cells = 0;
 	r->cut = 0;
-	r->pad0 = 0;
+	r->share = TSEM_SHARE_NONE;
 	r->slot = 0;
 	r->number = 0;
 	r->namespace = t->namespace;
@@ -215,6 +212,7 @@ static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, b
 {
 	__u32 length = sizeof(struct tsem_record) + (buf->used & ~7u), ns_index = buf->ns_index;
 	__u32 size = with_value ? (buf->value_size + 7) & ~7u : 0;
+	__u32 bytes = RING_HEADER + length + size;
 	struct place p;
 	void *ring;
 
@@ -225,13 +223,11 @@ static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, b
 		return false;
 	if (length > sizeof(struct tsem_record) + CELLS_ROOM)
 		return false;
-	/* What is left when a sleepable hook is done belongs to the atomic ones. */
-	if (buf->head.kind == TSEM_KIND_EVENT &&
-	    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) + length + size + RING_HEADER >
-		    ns->magazine - ns->reserve)
+	if (!room_claim(ns, buf->head.share, bytes, bpf_ringbuf_query(ring, BPF_RB_CONS_POS)))
 		return false;
 	if (bpf_ringbuf_reserve_dynptr(ring, length + size, 0, &p.record)) {
 		bpf_ringbuf_discard_dynptr(&p.record, 0);
+		room_return(ns, buf->head.share, bytes);
 		return false;
 	}
 	buf->head.length = length + size;
@@ -240,6 +236,8 @@ static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, b
 		value_put(&p, size);
 		if (buf->failed) {
 			bpf_ringbuf_discard_dynptr(&p.record, 0);
+			/* It takes room until the daemon passes it by, unseen. */
+			share_return(ns, buf->head.share, bytes);
 			return false;
 		}
 		/* What comes before it is left. */

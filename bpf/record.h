@@ -109,7 +109,7 @@ struct tsem_record {
 	__u8 kind;		/* enum tsem_kind */
 	__u8 cells;		/* how many cells follow */
 	__u8 cut;		/* how many of them have TSEM_CELL_CUT */
-	__u8 pad0;
+	__u8 share;		/* of the reserve of the magazine (state.h) */
 	__u32 slot;		/* verdict slot; 0: nobody waits */
 	__u64 ticket;		/* names the wait in its slot; of no meaning if that is 0 */
 	__u64 number;		/* 1, 2, 3 ... in the namespace; 0 in TSEM_KIND_EXEC */

@@ -23,6 +23,25 @@ enum tsem_namespace_flags {
 };
 
 /*
+ * The shares of the reserve. Each hook has one, which its records use where it cannot
+ * sleep, on this kernel or at all.
+ */
+enum tsem_share_of {
+	TSEM_SHARE_NONE,	/* of the size 0: the hook waits for room */
+	TSEM_SHARE_bprm_committed_creds,
+#define HOOK(name, ordinal, context) TSEM_SHARE_##name,
+	TSEM_HOOKS(HOOK)
+#undef HOOK
+	TSEM_SHARES,
+};
+
+/* The account of a share, in bytes of the ring: the difference is unread. */
+struct tsem_share {
+	__u64 claimed;		/* by the kernel half, before a record is put */
+	__u64 read;		/* by the daemon, after a record has left the ring */
+};
+
+/*
  * Value of map `namespaces`. The daemon writes the first part once, before any
  * task is in the namespace; TSEM_NS_CLOSED comes later, from the daemon or from the
  * kernel half. The kernel half counts in the second part. When nothing is under way:
@@ -32,8 +51,10 @@ struct tsem_namespace {
 	__u64 id;		/* 0: nobody's */
 	__u32 flags;		/* enum tsem_namespace_flags */
 	__u32 magazine;		/* bytes of the ring */
-	__u32 reserve;		/* bytes of it that only atomic hooks may use */
+	__u32 reserve;		/* bytes of it that are for the shares: the sum of them */
+	__u32 share;		/* bytes of each share */
 	__u32 keeper;		/* thread group id; when it has exited, the namespace is closed */
+	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 
@@ -51,6 +72,8 @@ struct tsem_namespace {
 	__u64 digests_wanted;	/* left to the daemon */
 	__u64 digests_volatile;	/* of content that changes without a trace */
 	__u64 inner;		/* what filesystems did for themselves; no events */
+	__u64 claimed;		/* bytes of the ring: where it ends when all under way is put */
+	struct tsem_share shares[TSEM_SHARES];
 };
 
 /* Value of map `tasks`, from fork (or from its adoption) until it is freed. */

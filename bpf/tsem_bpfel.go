@@ -57,7 +57,9 @@ type tsemTsemNamespace struct {
 	Flags           uint32
 	Magazine        uint32
 	Reserve         uint32
+	Share           uint32
 	Keeper          uint32
+	Pad             uint32
 	Wait            uint64
 	Beat            uint64
 	Raised          uint64
@@ -74,6 +76,12 @@ type tsemTsemNamespace struct {
 	DigestsWanted   uint64
 	DigestsVolatile uint64
 	Inner           uint64
+	Claimed         uint64
+	Shares          [24]struct {
+		_       structs.HostLayout
+		Claimed uint64
+		Read    uint64
+	}
 }
 
 type tsemTsemNamespaceFlags uint32
@@ -94,7 +102,7 @@ type tsemTsemRecord struct {
 	Kind       uint8
 	Cells      uint8
 	Cut        uint8
-	Pad0       uint8
+	Share      uint8
 	Slot       uint32
 	Ticket     uint64
 	Number     uint64

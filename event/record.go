@@ -46,6 +46,7 @@ const (
 	offRecordKind      = 8
 	offRecordCells     = 9
 	offRecordCut       = 10
+	offRecordShare     = 11
 	offRecordSlot      = 12
 	offRecordTicket    = 16
 	offRecordNumber    = 24
@@ -147,6 +148,15 @@ func NumberOf(raw []byte) (number uint64, readable bool) {
 		return 0, false
 	}
 	return native.Uint64(raw[offRecordNumber:]), true
+}
+
+// ShareOf returns which share of the reserve of the magazine a record belongs to (enum
+// tsem_share_of of bpf/state.h), also if Parse refuses it; 0: none.
+func ShareOf(raw []byte) uint8 {
+	if len(raw) < sizeRecord {
+		return 0
+	}
+	return raw[offRecordShare]
 }
 
 // check walks the cells as an encoder will.

@@ -34,6 +34,7 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 			n.look() // reading goes no further than that
 		}
 		got, err := n.magazine.ReadBatch(n.take)
+		n.settle()
 		if err == nil {
 			err = n.joiner.collect()
 		}
@@ -54,10 +55,27 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 	}
 }
 
+// lastRead is the record that was taken last, until its room is given back.
+type lastRead struct {
+	share uint8  // of the reserve (bpf/room.h)
+	bytes uint64 // of the ring; 0: there is none
+}
+
+// settle counts the last record as read from its share, once: not before the ring has
+// moved on behind it, or the kernel half would count on room that is not there yet.
+func (n *Namespace) settle() {
+	if share := int(n.last.share); share < len(n.state.Shares) {
+		atomic.AddUint64(&n.state.Shares[share].Read, n.last.bytes)
+	}
+	n.last = lastRead{}
+}
+
 // take takes one record from the magazine. One that cannot be read, or that has the
 // number of another one, is counted; it does not stop the others. A gap in the numbers
 // stands in the account, by name.
 func (n *Namespace) take(raw []byte) error {
+	n.settle()
+	n.last = lastRead{event.ShareOf(raw), ringbuf.Taken(len(raw))}
 	r, err := event.Parse(raw)
 	if err != nil {
 		n.unreadable.Add(1)

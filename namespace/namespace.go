@@ -41,7 +41,7 @@ var ErrFull = errors.New("no free namespace")
 type Config struct {
 	Digest       crypto.Hash   // of files and identities; SHA-256
 	NSRefCurrent bool          // ids as the user namespace of the task sees them, not the initial one
-	Cache        int           // events of hooks that cannot sleep for which room is kept; DefaultCache
+	Cache        int           // KiB of the magazine that each hook that cannot sleep has to itself; DefaultCache
 	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
 
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.
@@ -51,12 +51,11 @@ type Config struct {
 }
 
 const (
-	// DefaultCache is how many events of atomic hooks find room while the reader
-	// is away: TSEM's own default, 32 structures (TSEM v3, event.c), is meant for
-	// one context at a time; here all CPUs share it.
-	DefaultCache = 256
-	// MaxCache is a quarter of the largest ring worth having, 512 MiB.
-	MaxCache = 128 << 10
+	// DefaultCache is TSEM's own, where 32 structures are kept for all hooks together
+	// (TSEM v3, event.c). An event of a hook that cannot sleep on any kernel takes 200 to 240 bytes.
+	DefaultCache = 32
+	// MaxCache makes magazines of 256 MiB.
+	MaxCache = 4 << 10
 	// DefaultWait bounds what a stopped reader costs a task for each event.
 	DefaultWait = 5 * time.Second
 	// MaxWait is half of the time after which the kernel warns of a stall
@@ -64,8 +63,6 @@ const (
 	// holds up whoever attaches or detaches one.
 	MaxWait = 5 * time.Minute
 
-	// What an event of an atomic hook takes at most; they carry no paths.
-	cacheEntry = 1 << 10
 	// Enough for the events of a second of a busy host, at 600 bytes each.
 	minMagazine = 4 << 20
 	// How long the end of a namespace waits for hooks that are under way.
@@ -97,6 +94,8 @@ type Namespace struct {
 	written    atomic.Uint64
 	unreadable atomic.Uint64
 	omitted    atomic.Uint64
+
+	last lastRead // belongs to the goroutine that reads
 }
 
 // magazine is where the records come from: ringbuf.Magazine.
@@ -117,11 +116,11 @@ var (
 	lastIndex atomic.Uint32
 )
 
-// CheckCache returns an error that says the rule if a number of entries cannot be that
+// CheckCache returns an error that says the rule if a number of KiB cannot be that
 // of Config.Cache; whoever asks says where it came from.
-func CheckCache(entries int) error {
-	if entries < 1 || entries > MaxCache {
-		return fmt.Errorf("1 to %d entries", MaxCache)
+func CheckCache(kib int) error {
+	if kib < 1 || kib > MaxCache {
+		return fmt.Errorf("1 to %d KiB", MaxCache)
 	}
 	return nil
 }
@@ -169,7 +168,8 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 }
 
 func (n *Namespace) make() error {
-	reserve := uint32(n.config.Cache * cacheEntry)
+	share := uint32(n.config.Cache << 10)
+	reserve := share * uint32(len(n.state.Shares)-1) // the first is nobody's
 	size := max(minMagazine, uint32(1)<<bits.Len32(2*reserve-1))
 	magazine, err := n.inner("magazines", size)
 	if err != nil {
@@ -207,7 +207,7 @@ func (n *Namespace) make() error {
 		flags |= bpf.NamespaceEnforce
 	}
 	*n.state = bpf.Namespace{
-		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve,
+		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
 		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait),
 	}
 	if n.config.Judge != nil {

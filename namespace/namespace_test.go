@@ -14,8 +14,8 @@ func TestConfig(t *testing.T) {
 		config Config
 		says   string
 	}{
-		{Config{Cache: -1}, "cache -1: 1 to 131072 entries"},
-		{Config{Cache: MaxCache + 1}, "cache 131073: 1 to 131072 entries"},
+		{Config{Cache: -1}, "cache -1: 1 to 4096 KiB"},
+		{Config{Cache: MaxCache + 1}, "cache 4097: 1 to 4096 KiB"},
 		{Config{Wait: -time.Second}, "wait -1s: more than 0, at most 5m0s"},
 		{Config{Wait: MaxWait + 1}, "wait 5m0.000000001s: more than 0, at most 5m0s"},
 	} {
@@ -29,6 +29,6 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	if CheckCache(0) == nil || CheckWait(0) == nil {
-		t.Error("0 is taken for a number of entries, or a time")
+		t.Error("0 is taken for a size, or a time")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,6 +228,50 @@ func TestUnreadable(t *testing.T) {
 				t.Errorf("%+v, complete: %v; want %s, 1 unreadable", totals, totals.Complete(), test.says)
 			}
 		})
+	}
+}
+
+// A record counts as read from its share when the ring has moved on, and once; also one
+// that cannot be read. What a foreign kernel half says of shares does no harm.
+func TestShares(t *testing.T) {
+	n, _ := newNamespace(t, nil)
+	n.joiner.sink = &lines{encoder: event.NewEncoder(event.Current, crypto.SHA256, n.joiner.ids),
+		w: io.Discard, written: &n.written, cut: &n.omitted}
+	record := func(number uint64, share uint8) []byte {
+		b := capable()
+		b.Number, b.Share = number, share
+		return b.Record()
+	}
+	first, unreadable := record(1, 3), record(2, 3)
+	unreadable[4]++
+	size := ringbuf.Taken(len(first))
+	for i, step := range []struct {
+		raw  []byte
+		read uint64 // of share 3, before the ring moves on behind this record
+	}{
+		{first, 0},
+		{unreadable, size},
+		{unreadable[:40], 2 * size},
+		{record(3, 0), 2 * size},
+		{record(4, 255), 2 * size},
+		{record(5, 3), 2 * size},
+	} {
+		if err := n.take(step.raw); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.state.Shares[3].Read; got != step.read {
+			t.Errorf("record %d: %d bytes of its share are read, want %d", i, got, step.read)
+		}
+	}
+	for range 2 {
+		n.settle()
+	}
+	// What says nothing of a share, for it is too short, counts as of hooks that wait.
+	want := [len(n.state.Shares)]uint64{0: ringbuf.Taken(40) + size, 3: 3 * size}
+	for share, s := range n.state.Shares {
+		if s.Read != want[share] {
+			t.Errorf("share %d: %d bytes are read at the end, want %d", share, s.Read, want[share])
+		}
 	}
 }
 

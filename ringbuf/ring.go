@@ -82,6 +82,10 @@ func (r *ring) head() headState {
 	return headReady
 }
 
+// Taken returns the bytes of a ring that a record of so many bytes takes: its header
+// comes before it, and it is rounded up.
+func Taken(length int) uint64 { return headerSize + (uint64(length)+7)&^7 }
+
 // read hands all complete records that were reserved before the call to fn; where there
 // is scanning, those that were scanned.
 //
@@ -122,7 +126,7 @@ func (r *ring) walk(from, to *uint64, closed *atomic.Bool, fn func(record []byte
 			return n, nil
 		}
 		length := uint64(header & lengthMask)
-		step := headerSize + (length+7)&^7
+		step := Taken(int(length))
 		if step > end-position {
 			return n, fmt.Errorf("read record of %d bytes at position %d, producer at %d: %w",
 				length, position, end, ErrCorrupt)

@@ -332,5 +332,6 @@ var acts = map[string]act{
 	"flood":      actFlood,
 	"gatekeeper": actGatekeeper,
 	"wait":       actWait,
+	"noisy":      actNoisy,
 	"rewrites":   actRewrites,
 }

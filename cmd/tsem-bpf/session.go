@@ -23,7 +23,7 @@ type exportFlags struct {
 	Dialect string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
 	Digest  string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files and TASK_IDs (${enum}). Only sha256 can come from IMA."`
 	NSRef   string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
-	Cache   int           `placeholder:"N" default:"${cache}" help:"Events of hooks that cannot sleep for which room is kept in the magazine, 1 KiB each (default ${default})."`
+	Cache   int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 200 to 240 bytes (default ${default})."`
 	Wait    time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
 	Quiet   bool          `short:"q" help:"No totals on standard error if nothing was lost."`
 }

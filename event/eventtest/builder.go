@@ -25,7 +25,7 @@ const (
 // Header is the header of a record (struct tsem_record); what is not here is zero.
 type Header struct {
 	Hook                    uint16
-	Kind                    uint8
+	Kind, Share             uint8
 	Slot                    uint32
 	Ticket                  uint64
 	Number, Namespace, Time uint64
@@ -96,7 +96,7 @@ func (b *Builder) Record() []byte {
 	var comm [16]byte
 	copy(comm[:15], h.Comm)
 	for _, v := range []any{
-		uint32(160 + len(b.cells)), uint16(3), h.Hook, []byte{h.Kind, b.count, b.cut, 0}, h.Slot, h.Ticket,
+		uint32(160 + len(b.cells)), uint16(3), h.Hook, []byte{h.Kind, b.count, b.cut, h.Share}, h.Slot, h.Ticket,
 		h.Number, h.Namespace, h.Time, h.TID, h.TGID, h.Tnum, h.TTD, h.ParentTTD, h.Identity, h.Parent,
 	} {
 		r = appendValue(r, v)

@@ -102,9 +102,9 @@ func TestStartArguments(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	// In the value of index 2: id and flags, then 16 bytes more and wait (bpf/state.h).
+	// In the value of index 2: id and flags, then 20 bytes more and wait (bpf/state.h).
 	const size = int(unsafe.Sizeof(bpf.Namespace{}))
-	want := fmt.Sprint(helperName, " ", 2*size+32, " ", 2*size+8, " 1 1000000000 ", noRegister)
+	want := fmt.Sprint(helperName, " ", 2*size+40, " ", 2*size+8, " 1 1000000000 ", noRegister)
 	if err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
 	}

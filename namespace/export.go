@@ -36,6 +36,9 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		got, err := n.magazine.ReadBatch(n.take)
 		n.settle()
 		if err == nil {
+			err = n.door.err()
+		}
+		if err == nil {
 			err = n.joiner.collect()
 		}
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,14 +51,21 @@ func CheckDeadline(deadline time.Duration) error {
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
 // sleep, and who serves and guards it.
 type doorkeeper struct {
-	judge   Judge
-	slots   *verdict.Slots
-	device  *os.File
-	gate    *verdict.Gate
-	process *gateproc.Process
-	served  chan error // what Serve returned
+	judge Judge
+	slots *verdict.Slots
+	gate  atomic.Pointer[verdict.Gate] // the one that tasks ask now
+	over  atomic.Bool                  // no new gate any more
 
-	unreadable atomic.Uint64 // records that nobody could judge
+	mu     sync.Mutex
+	gates  uint64            // that were made
+	device *os.File          // of the gate
+	served chan error        // what its Serve returned
+	guard  *gateproc.Process // its process
+	past   verdict.Stats     // of the gates before
+
+	guarded    chan struct{}         // closed when nobody guards any more
+	failure    atomic.Pointer[error] // why there is no gate
+	unreadable atomic.Uint64         // records that nobody could judge
 }
 
 // openGate makes the gate of a namespace that has its index. What it has made when it
@@ -72,6 +80,19 @@ func (n *Namespace) openGate() error {
 	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
 		return err
 	}
+	if err := n.buildGate(); err != nil {
+		return err
+	}
+	d.guarded = make(chan struct{})
+	go n.guardGate()
+	return nil
+}
+
+// buildGate makes a gate, its connection and its process.
+func (n *Namespace) buildGate() error {
+	d := n.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	program, err := gateproc.Program()
 	if err != nil {
 		return err
@@ -79,21 +100,103 @@ func (n *Namespace) openGate() error {
 	if d.device, err = gateproc.Open(); err != nil {
 		return err
 	}
-	d.gate, err = verdict.New(verdict.Config{
+	gate, err := verdict.New(verdict.Config{
 		Slots: d.slots, Device: int(d.device.Fd()), Program: program,
 		Look: n.look, Beat: func(int) { n.beat() }, BeatEvery: beatEvery, Deadline: n.config.Deadline,
 	})
 	if err != nil {
 		return err
 	}
-	d.served = make(chan error, 1)
-	go func() { d.served <- d.gate.Serve() }()
+	d.gates++
+	d.gate.Store(gate)
+	served := make(chan error, 1)
+	d.served = served
+	go func() {
+		err := gate.Serve()
+		served <- err
+		if err != nil {
+			d.endProcess() // nobody reads the requests any more
+		}
+	}()
 	n.beat()
-	d.process, err = gateproc.Start(gateproc.Config{
+	d.guard, err = gateproc.Start(gateproc.Config{
 		Device: d.device, Namespaces: n.engine.Map("namespaces").FD(), Index: n.index,
 		Late: n.config.Deadline + lateBeat, Register: n.engine.Gate(),
 	})
 	return err
+}
+
+// guardGate makes a new gate whenever the gate process has ended: because somebody killed
+// it, or because this process was stopped for so long that it let the waiting tasks go.
+// Who comes meanwhile finds no gate, and is not judged.
+func (n *Namespace) guardGate() {
+	d := n.door
+	defer close(d.guarded)
+	for {
+		<-d.process().Exited()
+		if d.over.Load() {
+			return
+		}
+		err := d.endGate()
+		if err == nil {
+			err = n.buildGate()
+		}
+		if err != nil {
+			err = fmt.Errorf("make a new gate after the end of its process: %w", err)
+			d.failure.Store(&err)
+			n.magazine.Wake() // Read returns it
+			return
+		}
+	}
+}
+
+func (d *doorkeeper) process() *gateproc.Process {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.guard
+}
+
+// endProcess ends the gate process, and with it the connection.
+func (d *doorkeeper) endProcess() {
+	if p := d.process(); p != nil {
+		_ = p.Close()
+	}
+}
+
+// err says why the namespace has no gate any more; nil while it has one.
+func (d *doorkeeper) err() error {
+	if d == nil {
+		return nil
+	}
+	if err := d.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// endGate decides about all who wait and ends the connection and its process. Nobody
+// waits there any more.
+func (d *doorkeeper) endGate() error {
+	gate := d.gate.Load()
+	if gate != nil {
+		gate.Close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	if d.guard != nil {
+		errs = append(errs, d.guard.Close())
+	}
+	if d.served != nil {
+		errs = append(errs, <-d.served)
+		d.served = nil
+		d.past = sum(d.past, gate.Stats())
+	}
+	if d.device != nil {
+		errs = append(errs, d.device.Close())
+		d.device = nil
+	}
+	return errors.Join(errs...)
 }
 
 // look judges the events that nobody has looked at. Errors of the magazine are the
@@ -122,7 +225,27 @@ func (n *Namespace) judge(raw []byte) error {
 // are those of verdict.Slots.Decide. Only where the Config has a Judge, and until Close;
 // from any goroutine, also from the Judge.
 func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
-	return n.door.gate.Decide(slot, ticket, v)
+	return n.door.gate.Load().Decide(slot, ticket, v)
+}
+
+// GateStats returns what happened at the gates of the namespace, and how many there were:
+// more than one means that gate processes have ended. Only where the Config has a Judge.
+func (n *Namespace) GateStats() (stats verdict.Stats, gates uint64) {
+	d := n.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.served == nil {
+		return d.past, d.gates
+	}
+	return sum(d.past, d.gate.Load().Stats()), d.gates
+}
+
+func sum(a, b verdict.Stats) verdict.Stats {
+	return verdict.Stats{
+		Asked: a.Asked + b.Asked, Immediate: a.Immediate + b.Immediate, Slept: a.Slept + b.Slept,
+		Late: a.Late + b.Late, Killed: a.Killed + b.Killed, Interrupted: a.Interrupted + b.Interrupted,
+		Gone: a.Gone + b.Gone, Bad: a.Bad + b.Bad,
+	}
 }
 
 // beat tells the gate process that this process is alive, and looks again: a record
@@ -135,31 +258,31 @@ func (n *Namespace) beat() {
 	n.look()
 }
 
-// shut decides about all who wait, and who will.
+// shut decides about all who wait, and who will. There are no new gates from here on.
 func (d *doorkeeper) shut() {
-	if d != nil && d.gate != nil {
-		d.gate.Close()
+	if d == nil {
+		return
+	}
+	d.over.Store(true)
+	if gate := d.gate.Load(); gate != nil {
+		gate.Close()
 	}
 }
 
-// close ends the gate. Nobody waits there any more.
+// close ends the gate. Nobody waits any more.
 func (d *doorkeeper) close() error {
 	if d == nil {
 		return nil
 	}
 	d.shut()
-	var errs []error
-	if d.process != nil {
-		errs = append(errs, d.process.Close())
+	if d.guarded != nil {
+		d.endProcess()
+		<-d.guarded
 	}
-	if d.served != nil {
-		errs = append(errs, <-d.served)
-	}
-	if d.device != nil {
-		errs = append(errs, d.device.Close())
-	}
+	err := d.endGate()
 	if d.slots != nil {
-		errs = append(errs, d.slots.Close())
+		err = errors.Join(err, d.slots.Close())
+		d.slots = nil
 	}
-	return errors.Join(errs...)
+	return err
 }

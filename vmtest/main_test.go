@@ -49,6 +49,10 @@ const (
 
 func TestMain(m *testing.M) {
 	namespace.Main()
+	if os.Getenv("TSEM_KEEPER") != "" {
+		keeper()
+		return
+	}
 	if name := os.Getenv("TSEM_ACTOR"); name != "" {
 		actor(name)
 		return

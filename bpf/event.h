@@ -116,13 +116,10 @@ static __always_inline bool event_put(struct event *e)
 	return record_end(buf, e->ns);
 }
 
-/*
- * Does the task wait until user space has decided? Not one that has left: it is on its
- * way out, and its slot is given back.
- */
+/* Does the task wait until user space has decided? */
 static __always_inline bool waits(const struct event *e)
 {
-	return may_sleep(e) && (e->ns->flags & TSEM_NS_EXTERNAL) && !e->task->left;
+	return may_sleep(e) && (e->ns->flags & TSEM_NS_EXTERNAL);
 }
 
 /* The result of a hook that waits. Under enforcement only what is trusted happens. */

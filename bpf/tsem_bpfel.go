@@ -164,7 +164,6 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tsemMapAnswers             = "answers"
 	tsemMapBirths              = "births"
 	tsemMapBuffers             = "buffers"
 	tsemMapCreations           = "creations"
@@ -318,7 +317,6 @@ type tsemProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tsemMapSpecs struct {
-	Answers    *ebpf.MapSpec `ebpf:"answers"`
 	Births     *ebpf.MapSpec `ebpf:"births"`
 	Buffers    *ebpf.MapSpec `ebpf:"buffers"`
 	Creations  *ebpf.MapSpec `ebpf:"creations"`
@@ -374,7 +372,6 @@ func (o *tsemObjects) Close() error {
 //
 // It can be passed to loadTsemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tsemMaps struct {
-	Answers    *ebpf.Map `ebpf:"answers"`
 	Births     *ebpf.Map `ebpf:"births"`
 	Buffers    *ebpf.Map `ebpf:"buffers"`
 	Creations  *ebpf.Map `ebpf:"creations"`
@@ -392,7 +389,6 @@ type tsemMaps struct {
 
 func (m *tsemMaps) Close() error {
 	return _TsemClose(
-		m.Answers,
 		m.Births,
 		m.Buffers,
 		m.Creations,

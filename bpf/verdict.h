@@ -40,16 +40,7 @@ struct {
 } gates SEC(".maps");
 
 /* Where the bytes of the attribute would go. None ever come: its length is the question. */
-struct answer {
-	__u8 bytes[TSEM_SLOTS_MAX];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct answer);
-} answers SEC(".maps");
+static __u8 answer[TSEM_SLOTS_MAX];
 
 /* Run by a process that is about to become the gate process; it stays the same task. */
 SEC("syscall")
@@ -158,14 +149,12 @@ static __always_inline void slot_release(struct tsem_task *t)
 /* Sleeps until the keeper answers, or nobody can; which of these, only the slot tells. */
 static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 {
-	__u32 zero = 0;
 	struct gate *gate = bpf_map_lookup_elem(&gates, &ns_index);
-	struct answer *answer = bpf_map_lookup_elem(&answers, &zero);
 	struct task_struct *process;
 	struct bpf_dynptr value;
 	struct file *file;
 
-	if (!gate || !answer)
+	if (!gate)
 		return;
 	bpf_rcu_read_lock();
 	process = gate->process;
@@ -178,7 +167,7 @@ static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 	bpf_task_release(process);
 	if (!file)
 		return;
-	bpf_dynptr_from_mem(answer->bytes, slot % TSEM_SLOTS_MAX, 0, &value);
+	bpf_dynptr_from_mem(answer, slot % TSEM_SLOTS_MAX, 0, &value);
 	bpf_get_file_xattr(file, "user.tsem", &value);
 	bpf_put_file(file);
 }
@@ -189,19 +178,16 @@ static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 SHARED int verdict_of(__u32 ns_index, __u32 slot)
 {
 	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
-	__u64 word, last;
+	__u64 word;
 
 	if (!s)
 		return TSEM_VERDICT_UNASKED;
 	word = *(volatile __u64 *)&s->word;
 	if (VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
 		gate_ask(ns_index, slot);
-	word = *(volatile __u64 *)&s->word;
-	if (VERDICT_IN(word) == TSEM_VERDICT_NONE) {
-		last = __sync_val_compare_and_swap(&s->word, word, word | TSEM_VERDICT_UNASKED);
-		word = last == word ? TSEM_VERDICT_UNASKED : last;
-	}
-	return VERDICT_IN(word);
+	/* Where nobody has decided: only the ticket is in the word. */
+	__sync_val_compare_and_swap(&s->word, word & ~0xffULL, word | TSEM_VERDICT_UNASKED);
+	return VERDICT_IN(*(volatile __u64 *)&s->word);
 }
 
 #endif

@@ -73,8 +73,11 @@ SHARED int describe_creds(struct buffer *buf, __u64 cred)
 	if (!buf)
 		return 0;
 	c = cell_in(buf, TSEM_CELL_CREDS, sizeof(*c));
-	if (c)
-		fill_creds(buf, c, LOOK(buf, struct cred, cred));
+	if (!c)
+		return 0;
+	fill_creds(c, LOOK(buf, struct cred, cred));
+	if (buf->user_ns)
+		map_creds(buf, c);
 	return 0;
 }
 

@@ -6,16 +6,19 @@
 #include "buffer.h"
 #include "state.h"
 
-/* The user namespace whose ids the namespace wants; NULL: the initial one. */
-static __always_inline struct user_namespace *wanted_user_ns(const struct tsem_namespace *ns,
-							     struct task_struct *task)
+/* Are ids wanted as another user namespace than the initial one sees them? buf tells of which. */
+static __always_inline bool want_user_ns(struct buffer *buf, const struct tsem_namespace *ns,
+					 struct task_struct *task)
 {
 	struct user_namespace *user_ns;
 
 	if (!(ns->flags & TSEM_NS_NSREF_CURRENT))
-		return NULL;
+		return false;
 	user_ns = task->cred->user_ns;
-	return user_ns->parent ? user_ns : NULL;
+	if (!user_ns->parent)
+		return false;
+	buf->user_ns = (__u64)user_ns;
+	return true;
 }
 
 /* 340 extents is what one id map of the kernel can hold. */
@@ -85,8 +88,8 @@ SHARED int map_creds(struct buffer *buf, struct tsem_creds *c)
 	return 0;
 }
 
-static __always_inline void fill_creds(struct buffer *buf, struct tsem_creds *c,
-				       const struct cred *cred)
+/* Ids as the initial user namespace sees them. */
+static __always_inline void fill_creds(struct tsem_creds *c, const struct cred *cred)
 {
 	c->uid = cred->uid.val;
 	c->euid = cred->euid.val;
@@ -100,8 +103,6 @@ static __always_inline void fill_creds(struct buffer *buf, struct tsem_creds *c,
 	c->pad = 0;
 	/* One u64, or two u32 before 6.3: eight bytes either way. */
 	bpf_core_read(&c->capeff, sizeof(c->capeff), &cred->cap_effective);
-	if (buf->user_ns)
-		map_creds(buf, c);
 }
 
 #endif

@@ -136,7 +136,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	buf->ns_index = t->ns_index;
 	buf->failed = 0;
 	buf->value_size = 0;
-	buf->user_ns = (__u64)wanted_user_ns(ns, task);
+	buf->user_ns = 0;
 	r = &buf->head;
 	r->version = TSEM_RECORD_VERSION;
 	r->hook = hook;
@@ -144,10 +144,10 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	r->cells = 0;
 	r->cut = 0;
 	r->share = TSEM_SHARE_NONE;
-	r->slot = 0;
 	r->number = 0;
 	r->namespace = t->namespace;
 	r->time = bpf_ktime_get_boot_ns();
+	r->slot = 0;
 	r->tid = task->pid;
 	r->tgid = task->tgid;
 	r->tnum = t->tnum;
@@ -155,8 +155,11 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	r->p_ttd = t->p_ttd;
 	r->identity = t->identity;
 	r->p_identity = t->p_identity;
-	fill_creds(buf, &r->creds, task->cred);
 	bpf_get_current_comm(r->comm, sizeof(r->comm));
+	fill_creds(&r->creds, task->cred);
+	/* Last: the verifier walks what follows once for each way in which this may end. */
+	if (want_user_ns(buf, ns, task))
+		map_creds(buf, &r->creds);
 	return index;
 }
 

@@ -48,6 +48,7 @@ static __always_inline bool task_join(__u64 address, __u32 index, const struct t
 {
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &index);
 	struct tsem_task t = { .ns_index = index, .trust = TSEM_TRUST_TRUSTED };
+	volatile __u32 *filter;
 
 	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
 		return false;
@@ -58,14 +59,24 @@ static __always_inline bool task_join(__u64 address, __u32 index, const struct t
 		t.ttd = t.p_ttd = parent->ttd;
 		t.identity = t.p_identity = parent->identity;
 	}
-	__sync_fetch_and_add(task_filter_at(address), 1);
+	filter = task_filter_at(address);
+	__sync_fetch_and_add(filter, 1);
 	if (bpf_map_update_elem(&tasks, &address, &t, BPF_NOEXIST)) {
-		__sync_fetch_and_sub(task_filter_at(address), 1);
+		__sync_fetch_and_sub(filter, 1);
 		__sync_fetch_and_add(&ns->tasks_lost, 1);
 		return false;
 	}
 	__sync_fetch_and_add(&ns->tasks, 1);
 	return true;
+}
+
+/*
+ * The state of the current task if it is modeled, for bookkeeping: a task that would only
+ * now be adopted has no identity yet, and has announced nothing.
+ */
+static __always_inline struct tsem_task *booked_task(void)
+{
+	return task_at(bpf_get_current_task());
 }
 
 /*

@@ -36,7 +36,7 @@ int BPF_PROG(inode_create, struct inode *dir, struct dentry *dentry, umode_t mod
 SEC("lsm/inode_init_security")
 int BPF_PROG(inode_init_security, struct inode *inode, struct inode *dir, const struct qstr *name)
 {
-	struct tsem_task *t = current_task();
+	struct tsem_task *t = booked_task();
 	__u64 key = (__u64)inode;
 	struct tsem_namespace *ns;
 	struct creator creator;

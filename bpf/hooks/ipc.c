@@ -11,7 +11,7 @@
 SEC("lsm/shm_alloc_security")
 int BPF_PROG(shm_alloc_security, struct kern_ipc_perm *perm, int ret)
 {
-	struct tsem_task *t = current_task();
+	struct tsem_task *t = booked_task();
 	__u64 key = (__u64)perm, owner;
 
 	if (!t)

@@ -81,7 +81,7 @@ SEC("lsm.s/socket_post_create")
 int BPF_PROG(socket_post_create, struct socket *sock, int family, int type, int protocol, int kern,
 	     int ret)
 {
-	struct tsem_task *t = current_task();
+	struct tsem_task *t = booked_task();
 	struct sock *sk = sock->sk;
 	__u64 *owner;
 

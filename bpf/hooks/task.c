@@ -23,13 +23,19 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, in
 	__u32 tid = bpf_get_current_task_btf()->pid;
 	__u32 *index = bpf_map_lookup_elem(&births, &tid);
 	__u64 address = number_of(task);
+	__u32 joined = 0;
 
+	if (index) {
+		joined = *index;
+		parent = NULL;
+	} else if (parent && namespace_of(parent)) {
+		joined = parent->ns_index;
+	}
 	task_forget(address);
-	if (index)
-		task_join(address, *index, NULL);
-	else if (parent && namespace_of(parent))
-		task_join(address, parent->ns_index, parent);
-	slot_take(address);
+	if (joined) {
+		task_join(address, joined, parent);
+		slot_take(address);
+	}
 	return ret;
 }
 

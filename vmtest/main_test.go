@@ -53,6 +53,10 @@ func TestMain(m *testing.M) {
 		keeper()
 		return
 	}
+	if labor := os.Getenv("TSEM_LABOR"); labor != "" {
+		laborer(labor)
+		return
+	}
 	if name := os.Getenv("TSEM_ACTOR"); name != "" {
 		actor(name)
 		return

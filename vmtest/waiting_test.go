@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+// laborer is a process in a namespace whose events wait: what it does, and how often, is
+// in TSEM_LABOR. It says one line for whatever went wrong, and what the test waits for.
+func laborer(labor string) {
+	name, count, _ := strings.Cut(labor, " ")
+	n, err := strconv.Atoi(count)
+	must(err)
+	switch name {
+	case "wait":
+		waitMany(n)
+	case "open":
+		openMany(n)
+	case "rename":
+		renameMany(n)
+	}
+	fmt.Println("done")
+}
+
+// waitMany opens as many files at once, each in a thread of its own, and tells which open
+// has returned.
+func waitMany(n int) {
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() {
+			fd, err := unix.Open(fmt.Sprint(held, ".", i), unix.O_RDONLY, 0)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			fmt.Println(i)
+			must(unix.Close(fd))
+		})
+	}
+	group.Wait()
+}
+
+// openMany opens a file often, while signals that it catches come.
+func openMany(n int) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGUSR1)
+	fmt.Println("ready")
+	for range n {
+		fd, err := unix.Open(held, unix.O_RDONLY, 0)
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		must(unix.Close(fd))
+	}
+	<-caught // at least one
+}
+
+// renameMany creates, renames and removes files of one directory in several processes.
+func renameMany(n int) {
+	runtime.LockOSThread()
+	dir := work + "/busy"
+	for i := range n {
+		one, other := fmt.Sprintf("%s/%d", dir, os.Getpid()), fmt.Sprintf("%s/%d.%d", dir, os.Getpid(), i)
+		fd, err := unix.Open(one, unix.O_CREAT|unix.O_WRONLY, 0o600)
+		must(err)
+		must(unix.Close(fd))
+		must(unix.Rename(one, other))
+		// The name of another process: most are gone when it comes to that.
+		names, err := filepath.Glob(dir + "/*")
+		must(err)
+		var stat unix.Stat_t
+		_ = unix.Stat(names[rand.IntN(len(names))], &stat)
+		must(unix.Unlink(other))
+	}
+}
+
+// A labored is laborers at work in a namespace.
+type labored struct {
+	n    *namespace.Namespace
+	cmds []*exec.Cmd
+	says *bufio.Scanner
+	read chan error
+}
+
+func startLabor(t *testing.T, config namespace.Config, labor string, count int) *labored {
+	t.Helper()
+	if err := os.WriteFile(held, []byte("held\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n, err := namespace.New(engine, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &labored{n: n, read: make(chan error, 1)}
+	t.Cleanup(func() {
+		for _, cmd := range l.cmds {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	go func() { l.read <- n.Export(t.Context(), event.Current, io.Discard) }()
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { out.Close() })
+	defer in.Close()
+	for range count {
+		cmd := exec.Command(work + "/actor")
+		cmd.Env = append(os.Environ(), "TSEM_LABOR="+labor)
+		cmd.Stdout, cmd.Stderr = in, os.Stderr
+		if err := n.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		l.cmds = append(l.cmds, cmd)
+	}
+	l.says = bufio.NewScanner(out)
+	return l
+}
+
+// next returns the next line that a laborer says.
+func (l *labored) next(t *testing.T) string {
+	t.Helper()
+	if !l.says.Scan() {
+		t.Fatal("the laborers have ended")
+	}
+	return l.says.Text()
+}
+
+// end expects every laborer to say that it is done, and no wait to have ended in another
+// way than by a verdict of the agent.
+func (l *labored) end(t *testing.T) {
+	t.Helper()
+	for range l.cmds {
+		if line := l.next(t); line != "done" {
+			t.Errorf("a laborer said: %s", line)
+		}
+	}
+	stats, gates := l.n.GateStats()
+	t.Logf("%+v", stats)
+	if stats.Late != 0 || stats.Killed != 0 || stats.Bad != 0 || gates != 1 {
+		t.Errorf("%d gates, %+v", gates, stats)
+	}
+	l.n.Shut()
+	if err := <-l.read; err != nil {
+		t.Error(err)
+	}
+	if totals := l.n.Totals(); !totals.Complete() {
+		t.Errorf("not complete: %+v", totals)
+	}
+}
+
+// TestManyWait: so many tasks wait at the same time, everybody else goes on, and the one
+// that is released is the one that wakes.
+func TestManyWait(t *testing.T) {
+	needVerdicts(t)
+	const tasks = 500
+	type wait struct {
+		slot   uint32
+		ticket uint64
+		file   string
+	}
+	waiting := make(chan wait, tasks)
+	for i := range tasks {
+		if err := os.WriteFile(fmt.Sprint(held, ".", i), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := startLabor(t, namespace.Config{Enforce: true, Deadline: namespace.MaxDeadline, Judge: func(r *event.Record) verdict.Verdict {
+		if r.Hook().String() != "file_open" {
+			return verdict.Trusted
+		}
+		if _, file, ok := strings.Cut(string(r.File().Path.Text), held+"."); ok {
+			waiting <- wait{r.Slot(), r.Ticket(), file}
+			return verdict.None
+		}
+		return verdict.Trusted
+	}}, fmt.Sprint("wait ", tasks), 1)
+	var waits []wait
+	for range tasks {
+		waits = append(waits, <-waiting)
+	}
+	for cpu := range runtime.NumCPU() {
+		if out, err := exec.Command("taskset", "-c", strconv.Itoa(cpu), "cat", held).CombinedOutput(); err != nil {
+			t.Errorf("on CPU %d: %v %s", cpu, err, out)
+		}
+	}
+	rand.Shuffle(tasks, func(i, j int) { waits[i], waits[j] = waits[j], waits[i] })
+	for _, w := range waits {
+		outcome, err := l.n.Decide(w.slot, w.ticket, verdict.Trusted)
+		if err != nil || !outcome.Won {
+			t.Fatal(outcome, err)
+		}
+		if woken := l.next(t); woken != w.file {
+			t.Fatalf("%s was released, and %s woke", w.file, woken)
+		}
+	}
+	l.end(t)
+}
+
+// TestSignalsWhileWaiting: signals that do not end the task end no wait.
+func TestSignalsWhileWaiting(t *testing.T) {
+	needVerdicts(t)
+	const often = 10_000
+	type wait struct {
+		slot   uint32
+		ticket uint64
+		tid    uint32
+	}
+	slow := make(chan wait, 1)
+	var judged int
+	l := startLabor(t, namespace.Config{Enforce: true, Deadline: namespace.MaxDeadline, Judge: func(r *event.Record) verdict.Verdict {
+		if !opens(r, held) {
+			return verdict.Trusted
+		}
+		if judged++; judged%20 != 0 {
+			return verdict.Trusted
+		}
+		slow <- wait{r.Slot(), r.Ticket(), r.TID()}
+		return verdict.None
+	}}, fmt.Sprint("open ", often), 1)
+	if line := l.next(t); line != "ready" {
+		t.Fatal(line)
+	}
+	var over atomic.Bool
+	var group sync.WaitGroup
+	var sent int
+	group.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for ; !over.Load(); <-tick.C {
+			_ = l.cmds[0].Process.Signal(syscall.SIGUSR1)
+			sent++
+		}
+	})
+	group.Go(func() {
+		for w := range slow {
+			_ = unix.Tgkill(l.cmds[0].Process.Pid, int(w.tid), unix.SIGUSR1) // to the very thread
+			time.Sleep(3 * time.Millisecond)                                 // and more, from the other sender
+			_, _ = l.n.Decide(w.slot, w.ticket, verdict.Trusted)
+		}
+	})
+	l.end(t)
+	over.Store(true)
+	close(slow)
+	group.Wait()
+	stats, _ := l.n.GateStats()
+	t.Logf("%d signals, of which %d came while the task slept", sent, stats.Interrupted)
+	if stats.Interrupted == 0 || judged != often {
+		t.Errorf("%d of %d signals came while the task slept; %d opens were judged", stats.Interrupted, sent, judged)
+	}
+}
+
+// TestLockedDirectory: hooks that wait with a directory locked do not hold each other up
+// for ever.
+func TestLockedDirectory(t *testing.T) {
+	needVerdicts(t)
+	if err := os.MkdirAll(work+"/busy", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	startLabor(t, namespace.Config{Enforce: true, Deadline: namespace.MaxDeadline, Judge: trustAll}, "rename 300", 4).end(t)
+}

@@ -34,6 +34,9 @@ const (
 	VerdictUnasked   = tsemTsemVerdictTSEM_VERDICT_UNASKED
 )
 
+// VerdictMax is one more than the highest verdict.
+const VerdictMax = int(tsemTsemVerdictTSEM_VERDICT_MAX)
+
 // Record is the header of a record (struct tsem_record in record.h).
 type Record = tsemTsemRecord
 
@@ -51,7 +54,6 @@ const (
 	NamespaceClosed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_CLOSED)
 	NamespaceNSRefCurrent  = uint32(tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT)
 	NamespaceExternal      = uint32(tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL)
-	NamespaceEnforce       = uint32(tsemTsemNamespaceFlagsTSEM_NS_ENFORCE)
 	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
 )
 

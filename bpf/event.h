@@ -122,14 +122,10 @@ static __always_inline bool waits(const struct event *e)
 	return may_sleep(e) && (e->ns->flags & TSEM_NS_EXTERNAL);
 }
 
-/* The result of a hook that waits. Under enforcement only what is trusted happens. */
+/* The result of a hook that waits. */
 static __always_inline int judged(const struct event *e)
 {
-	__u32 slot = e->task->slot;
-
-	if (slot && verdict_of(e->task->ns_index, slot) == TSEM_VERDICT_TRUSTED)
-		return 0;
-	if (!(e->ns->flags & TSEM_NS_ENFORCE))
+	if (allowed(e->task->ns_index, e->task->slot))
 		return 0;
 	/* A constant: the verifier wants to see the range of a result. */
 	barrier();

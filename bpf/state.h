@@ -19,8 +19,21 @@ enum tsem_namespace_flags {
 	TSEM_NS_NSREF_CURRENT = 2,	/* ids as the user namespace of the task sees them */
 	TSEM_NS_SHA256 = 4,		/* its digests are those that IMA has */
 	TSEM_NS_EXTERNAL = 8,		/* its tasks wait for verdicts where they can sleep */
-	TSEM_NS_ENFORCE = 16,		/* what nobody trusts does not happen */
 };
+
+enum tsem_verdict {
+	TSEM_VERDICT_NONE = 0,		/* nobody has decided */
+	TSEM_VERDICT_TRUSTED = 1,	/* by the agent */
+	TSEM_VERDICT_UNTRUSTED = 2,
+	TSEM_VERDICT_LATE = 3,		/* the deadline has passed */
+	TSEM_VERDICT_KILLED = 4,	/* the task shall die */
+	TSEM_VERDICT_CLOSED = 5,	/* the namespace ends, or its agent has failed */
+	TSEM_VERDICT_UNASKED = 6,	/* by the task itself: the gate did not work */
+	TSEM_VERDICT_MAX = 7,
+};
+
+/* TSEM_VERDICT_MAX and what makes it a power of two: then a mask bounds an index. */
+#define TSEM_VERDICT_ROOM 8
 
 /*
  * The shares of the reserve. Each hook has one, which its records use where it cannot
@@ -57,6 +70,7 @@ struct tsem_namespace {
 	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
+	__u64 passing;		/* a bit for each verdict: 1 << verdict, if such an event happens */
 
 	__u64 raised;		/* events */
 	__u64 delivered;	/* of these in the magazine; also the last number given */
@@ -72,6 +86,7 @@ struct tsem_namespace {
 	__u64 digests_wanted;	/* left to the daemon */
 	__u64 digests_volatile;	/* of content that changes without a trace */
 	__u64 inner;		/* what filesystems did for themselves; no events */
+	__u64 verdicts[TSEM_VERDICT_ROOM];	/* that waiting tasks have found */
 	__u64 claimed;		/* bytes of the ring: where it ends when all under way is put */
 	struct tsem_share shares[TSEM_SHARES];
 };
@@ -121,16 +136,6 @@ struct tsem_slot {
  * of its slot; there are no longer ones (XATTR_SIZE_MAX).
  */
 #define TSEM_SLOTS_MAX 65536
-
-enum tsem_verdict {
-	TSEM_VERDICT_NONE = 0,		/* nobody has decided */
-	TSEM_VERDICT_TRUSTED = 1,	/* by the agent */
-	TSEM_VERDICT_UNTRUSTED = 2,
-	TSEM_VERDICT_LATE = 3,		/* the deadline has passed */
-	TSEM_VERDICT_KILLED = 4,	/* the task shall die */
-	TSEM_VERDICT_CLOSED = 5,	/* the namespace ends */
-	TSEM_VERDICT_UNASKED = 6,	/* by the task itself: the gate did not work */
-};
 
 /* Key of a namespace's map in `creations`: who creates in which directory. */
 struct tsem_creation {

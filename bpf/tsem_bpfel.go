@@ -62,6 +62,7 @@ type tsemTsemNamespace struct {
 	Pad             uint32
 	Wait            uint64
 	Beat            uint64
+	Passing         uint64
 	Raised          uint64
 	Delivered       uint64
 	Refused         [3]uint64
@@ -76,6 +77,7 @@ type tsemTsemNamespace struct {
 	DigestsWanted   uint64
 	DigestsVolatile uint64
 	Inner           uint64
+	Verdicts        [8]uint64
 	Claimed         uint64
 	Shares          [24]struct {
 		_       structs.HostLayout
@@ -91,7 +93,6 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT tsemTsemNamespaceFlags = 2
 	tsemTsemNamespaceFlagsTSEM_NS_SHA256        tsemTsemNamespaceFlags = 4
 	tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL      tsemTsemNamespaceFlags = 8
-	tsemTsemNamespaceFlagsTSEM_NS_ENFORCE       tsemTsemNamespaceFlags = 16
 )
 
 type tsemTsemRecord struct {
@@ -158,6 +159,7 @@ const (
 	tsemTsemVerdictTSEM_VERDICT_KILLED    tsemTsemVerdict = 4
 	tsemTsemVerdictTSEM_VERDICT_CLOSED    tsemTsemVerdict = 5
 	tsemTsemVerdictTSEM_VERDICT_UNASKED   tsemTsemVerdict = 6
+	tsemTsemVerdictTSEM_VERDICT_MAX       tsemTsemVerdict = 7
 )
 
 // Names of all BPF objects in the ELF.

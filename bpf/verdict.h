@@ -7,6 +7,7 @@
  *
  *   ticket_draw   the slot of the task, with a new ticket; both stand in the record
  *   verdict_of    look; ask the gate; look again
+ *   allowed       what the verdict means
  */
 #ifndef TSEM_VERDICT_H
 #define TSEM_VERDICT_H
@@ -174,13 +175,13 @@ static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 
 #define VERDICT_IN(word) ((word) & 0xff)
 
-/* Waits for the verdict about the event whose ticket is in a slot. */
-SHARED int verdict_of(__u32 ns_index, __u32 slot)
+/* Waits for the verdict about the event whose ticket is in a slot; 0 is no slot. */
+static __always_inline __u32 verdict_of(__u32 ns_index, __u32 slot)
 {
 	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
 	__u64 word;
 
-	if (!s)
+	if (!slot || !s)
 		return TSEM_VERDICT_UNASKED;
 	word = *(volatile __u64 *)&s->word;
 	if (VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
@@ -188,6 +189,18 @@ SHARED int verdict_of(__u32 ns_index, __u32 slot)
 	/* Where nobody has decided: only the ticket is in the word. */
 	__sync_val_compare_and_swap(&s->word, word & ~0xffULL, word | TSEM_VERDICT_UNASKED);
 	return VERDICT_IN(*(volatile __u64 *)&s->word);
+}
+
+/* Waits for the verdict, counts it, and says whether the event may happen. */
+SHARED int allowed(__u32 ns_index, __u32 slot)
+{
+	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &ns_index);
+	__u32 verdict = verdict_of(ns_index, slot) % TSEM_VERDICT_ROOM;
+
+	if (!ns)
+		return false;
+	__sync_fetch_and_add(&ns->verdicts[verdict], 1);
+	return ns->passing >> verdict & 1;
 }
 
 #endif

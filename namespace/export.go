@@ -15,8 +15,14 @@ import (
 )
 
 // Export writes the events of the namespace to w as JSON, one line each, and hands them
-// on with every batch. It is Read with a sink that encodes and writes.
+// on with every batch. It is Read with a sink that encodes and writes. With a Judge the
+// first line is the aggregate, which is no event.
 func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writer) error {
+	if n.aggregate != nil {
+		if _, err := w.Write(event.AppendAggregate(nil, n.aggregate)); err != nil {
+			return err
+		}
+	}
 	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner.ids)
 	return n.Read(ctx, &lines{encoder: encoder, w: w, written: &n.written, cut: &n.omitted})
 }
@@ -122,6 +128,10 @@ type Totals struct {
 	Late          uint64 // records that waited too long for the digest of their file
 	Crowded       uint64 // records that had to stop waiting for it, for lack of room
 	Digests       digest.Stats
+
+	// Verdicts are the events that tasks waited with, by verdict.Verdict, as the tasks
+	// found it.
+	Verdicts [bpf.VerdictMax]uint64
 }
 
 // Totals returns the account as it stands. It balances (Balance.Err is nil) when no event
@@ -131,7 +141,7 @@ func (n *Namespace) Totals() Totals {
 	n.life.RLock()
 	defer n.life.RUnlock()
 	s := n.state
-	return Totals{
+	totals := Totals{
 		Balance:       balance,
 		Written:       n.written.Load(),
 		Unreadable:    n.unreadable.Load(),
@@ -150,6 +160,10 @@ func (n *Namespace) Totals() Totals {
 		Crowded:       n.joiner.crowded.Load(),
 		Digests:       n.digests.Stats(),
 	}
+	for i := range totals.Verdicts {
+		totals.Verdicts[i] = atomic.LoadUint64(&s.Verdicts[i])
+	}
+	return totals
 }
 
 // balance is the part of the account that has to balance.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
@@ -46,6 +47,19 @@ func CheckDeadline(deadline time.Duration) error {
 		return fmt.Errorf("more than 0, at most %v", MaxDeadline)
 	}
 	return nil
+}
+
+// passing returns the verdicts with which an event happens, as the kernel half has them:
+// a bit for each.
+func (c *Config) passing() uint64 {
+	trusted, untrusted, all := uint64(1)<<verdict.Trusted, uint64(1)<<verdict.Untrusted, uint64(1)<<bpf.VerdictMax-1
+	switch {
+	case !c.Enforce:
+		return all
+	case c.FailOpen:
+		return all &^ untrusted
+	}
+	return trusted
 }
 
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they

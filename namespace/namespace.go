@@ -48,6 +48,7 @@ type Config struct {
 	Judge    Judge
 	Deadline time.Duration // how long a task waits for its verdict; DefaultDeadline
 	Enforce  bool          // an event that is not trusted, in time, does not happen
+	FailOpen bool          // with Enforce: what nobody could judge happens, what is untrusted does not
 }
 
 const (
@@ -83,6 +84,8 @@ type Namespace struct {
 	ledger   *ringbuf.Ledger
 	digests  *digest.Cache
 	joiner   *joiner
+
+	aggregate []byte // the measurement of the platform, which the records begin with; nil: they do not
 
 	reading sync.Mutex // held while Read runs
 	life    sync.RWMutex
@@ -203,17 +206,17 @@ func (n *Namespace) make() error {
 	if n.config.Judge != nil {
 		flags |= bpf.NamespaceExternal
 	}
-	if n.config.Enforce {
-		flags |= bpf.NamespaceEnforce
-	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait),
+		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Passing: n.config.passing(),
 	}
-	if n.config.Judge != nil {
-		return n.openGate()
+	if n.config.Judge == nil {
+		return nil
 	}
-	return nil
+	if n.aggregate, err = aggregate(os.DirFS("/sys"), n.config.Digest); err != nil {
+		return err
+	}
+	return n.openGate()
 }
 
 // inner makes a map for an index of an array of maps; entries 0 means as specified.

@@ -359,3 +359,19 @@ func TestCloseWhileExporting(t *testing.T) {
 		t.Errorf("the second time: %v", err)
 	}
 }
+
+// TestExportAggregate: the records of an external namespace begin with the aggregate, and
+// it is not counted as an event.
+func TestExportAggregate(t *testing.T) {
+	n, _ := newNamespace(t, nil)
+	n.aggregate = []byte{1, 0xab}
+	n.Shut()
+	var out bytes.Buffer
+	if err := n.Export(context.Background(), event.Current, &out); err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"export": {"type": "aggregate"}, "aggregate": {"value": "01ab"}}` + "\n"
+	if out.String() != want || n.Totals().Written != 0 {
+		t.Errorf("%q, %d written", out.String(), n.Totals().Written)
+	}
+}

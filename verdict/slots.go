@@ -40,7 +40,7 @@ const (
 	Unasked   = Verdict(bpf.VerdictUnasked)   // by the kernel half: the gate could not be used
 )
 
-var verdicts = [...]string{
+var verdicts = [bpf.VerdictMax]string{
 	None: "none", Trusted: "trusted", Untrusted: "untrusted", Late: "late", Killed: "killed", Closed: "closed",
 	Unasked: "unasked",
 }

@@ -8,12 +8,14 @@ import (
 	"strings"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // account is what the operator is told at the end, in one line: what became of the
 // events, then what happened beside, by name; docs/run.md explains each. What did not
-// happen is left out. skipped are the runs of programs that the kernel did not do, by hook.
-func account(t *namespace.Totals, skipped map[string]uint64) string {
+// happen is left out. skipped are the runs of programs that the kernel did not do, by hook;
+// late are replies of an agent without effect.
+func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string {
 	var b strings.Builder
 	b.WriteString(t.Balance.String())
 	for _, more := range []struct {
@@ -39,6 +41,16 @@ func account(t *namespace.Totals, skipped map[string]uint64) string {
 	fmt.Fprintf(&b, "; digests: %d by IMA (%d known), %d by tsem-bpf (%d known), %d not exact",
 		t.DigestsIMA+t.DigestsCached, t.DigestsCached, d.Exact+d.Cached, d.Cached,
 		t.Volatile+d.Changed+d.Unsettled+d.Unavailable+d.Overloaded+d.Cancelled)
+	separator := "; verdicts: "
+	for v, count := range t.Verdicts {
+		if count > 0 {
+			fmt.Fprintf(&b, "%s%d %v", separator, count, verdict.Verdict(v))
+			separator = ", "
+		}
+	}
+	if late > 0 {
+		fmt.Fprintf(&b, "; %d replies too late", late)
+	}
 	// What was read after the writing had ended.
 	if delivered := t.Balance.Delivered; t.Written < delivered {
 		fmt.Fprintf(&b, "; %d of them written, %d not", t.Written, delivered-t.Written)
@@ -52,4 +64,9 @@ func account(t *namespace.Totals, skipped map[string]uint64) string {
 		fmt.Fprintf(&b, "; skipped by the kernel (%s)", strings.Join(hooks, ", "))
 	}
 	return b.String()
+}
+
+// unjudged returns how many events waited for a verdict that the agent did not give.
+func unjudged(t *namespace.Totals) uint64 {
+	return t.Verdicts[verdict.Late] + t.Verdicts[verdict.Closed] + t.Verdicts[verdict.Unasked]
 }

@@ -5,9 +5,11 @@ package main
 import (
 	"testing"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/digest"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // The account has each thing that happened once, and nothing that did not.
@@ -15,10 +17,11 @@ func TestAccount(t *testing.T) {
 	for _, test := range []struct {
 		totals  namespace.Totals
 		skipped map[string]uint64
+		late    uint64
 		want    string
 	}{
 		{
-			namespace.Totals{Balance: ringbuf.Balance{Raised: 2, Delivered: 2}, Written: 2}, nil,
+			namespace.Totals{Balance: ringbuf.Balance{Raised: 2, Delivered: 2}, Written: 2}, nil, 0,
 			"2 events raised: 2 delivered, 0 refused; digests: 0 by IMA (0 known), 0 by tsem-bpf (0 known), 0 not exact",
 		},
 		{
@@ -27,22 +30,24 @@ func TestAccount(t *testing.T) {
 				Written:    4,
 				Unreadable: 1, Cut: 2, Omitted: 3, Waited: 4, Tasks: 5, TasksLost: 6, TaskIDsLost: 7, CreationsLost: 8,
 				DigestsIMA: 9, DigestsCached: 10, Inner: 11, Volatile: 100, Late: 12, Crowded: 13,
+				Verdicts: [bpf.VerdictMax]uint64{verdict.Trusted: 20, verdict.Untrusted: 21, verdict.Late: 22, verdict.Unasked: 23},
 				Digests: digest.Stats{
 					Computed: 14, Bytes: 15, Cached: 16, Exact: 17, Changed: 200, Unsettled: 400,
 					Unavailable: 1000, Overloaded: 2000, Cancelled: 4000,
 				},
 			},
-			map[string]uint64{"file_open": 3, "capable": 21},
+			map[string]uint64{"file_open": 3, "capable": 21}, 24,
 			"9 events raised: 7 delivered, 2 refused (describe 2), 1 unreadable, 2 with a cut text, " +
 				"3 not written, because v3 has no mark for a cut text, 4 waited for room, " +
 				"5 tasks still running, no longer modeled, 6 tasks not modeled for lack of memory, 7 TASK_IDs unknown, " +
 				"8 created files without instance, 11 left out, done by filesystems for themselves, " +
 				"13 not waited for digests, for lack of room; digests: 19 by IMA (10 known), " +
-				"33 by tsem-bpf (16 known), 7700 not exact; 4 of them written, 3 not; " +
+				"33 by tsem-bpf (16 known), 7700 not exact; verdicts: 20 trusted, 21 untrusted, 22 late, 23 unasked; " +
+				"24 replies too late; 4 of them written, 3 not; " +
 				"skipped by the kernel (capable 21, file_open 3)",
 		},
 	} {
-		if got := account(&test.totals, test.skipped); got != test.want {
+		if got := account(&test.totals, test.skipped, test.late); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
 		}
 	}

@@ -77,6 +77,11 @@ func (r *checkReport) print(std *streams) error {
 			}
 		}
 		row("tier", "%s: %s", r.Tier, r.TierReason)
+		waits := "cannot wait for an agent: run --external needs tier " + string(loader.TierSleep)
+		if r.Tier == loader.TierSleep {
+			waits = "can wait for an agent (run --external)"
+		}
+		row("events", "%s", waits)
 		row("digests", "%s", r.Digests)
 		row("hooks", "%d of %d present, %d of them sleepable", len(r.Hooks)-len(r.Missing), len(r.Hooks), sleepable)
 		fmt.Fprintln(t)

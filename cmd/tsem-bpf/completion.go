@@ -127,6 +127,9 @@ func complete(node *kong.Node, line string) []string {
 func candidates(node *kong.Node, valueOf *kong.Flag, last string) (words []string) {
 	switch {
 	case valueOf != nil:
+		if words := valueOf.Tag.Get("words"); words != "" {
+			return strings.Fields(words)
+		}
 		return valueOf.EnumSlice()
 	case strings.HasPrefix(last, "-"):
 		for _, flag := range slices.Concat(node.AllFlags(true)...) {

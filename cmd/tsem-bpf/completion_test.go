@@ -34,6 +34,8 @@ func TestCompletion(t *testing.T) {
 		"tsem-bpf run -- ":                           "",
 		"tsem-bpf run -q -- ls --di":                 "",
 		"tsem-bpf run -q ls --di":                    "",
+		"tsem-bpf run --tma ":                        "trust exec:",
+		"tsem-bpf run --on-failure=":                 "open closed",
 		"tsem-bpf export --r":                        "--root",
 		"tsem-bpf completion ":                       "bash zsh fish",
 		"tsem-bpf completion f":                      "fish",

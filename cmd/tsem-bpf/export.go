@@ -52,7 +52,7 @@ func (c *exportCommand) Run(std *streams) error {
 		return err
 	}
 	defer host.Close()
-	s, err := begin(&c.exportFlags, std, signals)
+	s, err := begin(&c.exportFlags, &externalFlags{}, std, signals)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		kong.Description(description),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(status int) { exited = status }),
-		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache), "wait": namespace.DefaultWait.String(), "maxwait": namespace.MaxWait.String()},
+		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache), "wait": namespace.DefaultWait.String(), "maxwait": namespace.MaxWait.String(),
+			"deadline": namespace.DefaultDeadline.String()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
 		kong.UsageOnError(),
 	)

@@ -15,6 +15,7 @@ import (
 
 type runCommand struct {
 	exportFlags
+	externalFlags
 
 	Command []string `arg:"" passthrough:"partial" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
 }
@@ -26,14 +27,19 @@ described. Signals are forwarded to it; after its end they end tsem-bpf. When CM
 has ended and the last record is written, the totals go to standard error.
 Descendants that are still running then go on, and are no longer described.
 
+With --external the first record is the aggregate, the measurement of the platform.
+Why and how long an event waits, and what happens when something fails:
+docs/blocking.md.
+
 Exit status: that of CMD, 128+N if signal N ended it; 127 if there is no CMD, 126
 if it cannot be run, 125 if tsem-bpf itself failed (also when a record could not
-be written), 2 for a wrong flag.
+be written, or the agent failed), 2 for a wrong flag.
 
 Examples:
   tsem-bpf run -- ls -l /etc
   tsem-bpf run -o events.json -- make
-  tsem-bpf run sh -c 'cat /etc/hostname' | jq -c .event`
+  tsem-bpf run sh -c 'cat /etc/hostname' | jq -c .event
+  tsem-bpf run --external --enforce --tma exec:./agent.py -o events.json -- sh`
 }
 
 // args returns CMD and its arguments.
@@ -49,7 +55,7 @@ func (c *runCommand) Validate() error {
 	if len(c.args()) == 0 {
 		return errors.New("which command? For example: tsem-bpf run -- ls -l /etc")
 	}
-	return nil
+	return c.externalFlags.check(c.Dialect)
 }
 
 // Run implements the command.
@@ -66,14 +72,23 @@ func (c *runCommand) Run(std *streams) error {
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
-	s, err := begin(&c.exportFlags, std, signals)
+	s, err := begin(&c.exportFlags, &c.externalFlags, std, signals)
 	if err != nil {
 		return err
 	}
-	if err := s.namespace.Start(cmd); err != nil {
-		return errors.Join(&exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}, s.close())
+	if c.External {
+		s.export() // the start of CMD is judged already
 	}
-	s.export()
+	if err := s.namespace.Start(cmd); err != nil {
+		err = &exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}
+		if c.External {
+			return errors.Join(err, s.end(false))
+		}
+		return errors.Join(err, s.close())
+	}
+	if !c.External {
+		s.export()
+	}
 	return s.follow(cmd)
 }
 
@@ -82,6 +97,7 @@ func (s *session) follow(cmd *exec.Cmd) error {
 	waited := make(chan error, 1)
 	go func() { waited <- cmd.Wait() }()
 	var told bool
+	agentFailed := s.watchAgent()
 	for failed, exported := s.output.failed, s.exported; ; {
 		select {
 		case sent := <-s.signals:
@@ -90,17 +106,28 @@ func (s *session) follow(cmd *exec.Cmd) error {
 			forward(cmd.Process, sent.(syscall.Signal))
 		case <-failed:
 			// The account would go on growing with nobody to write it down.
-			s.namespace.Shut()
+			s.giveUp()
 			failed = nil
 		case <-exported:
-			s.namespace.Shut()
+			s.giveUp()
 			exported = nil
+		case <-agentFailed:
+			s.agentFailed()
+			agentFailed = nil
 		case err := <-waited:
 			if err := s.end(told); err != nil {
 				return err
 			}
 			return status(err)
 		}
+	}
+}
+
+// giveUp ends the modeling before CMD has ended, unless CMD could then do what nobody has
+// trusted.
+func (s *session) giveUp() {
+	if !s.external.Enforce {
+		s.namespace.Shut()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tma"
 )
 
 // exportFlags are the flags of every command that writes records.
@@ -60,12 +62,15 @@ func ends(sent os.Signal) bool {
 // session is a namespace that is being exported: engine, namespace, output.
 type session struct {
 	flags     *exportFlags
+	external  *externalFlags
 	dialect   event.Dialect
 	streams   *streams
 	signals   <-chan os.Signal
 	engine    *loader.Engine
 	namespace *namespace.Namespace
 	output    *output
+	agent     *tma.Exec // nil: none that is a process
+	agentTold bool      // that it has failed
 	cancel    context.CancelFunc
 	exported  chan struct{} // closed when Export has returned
 	exportErr error         // what it returned
@@ -73,12 +78,15 @@ type session struct {
 
 // begin loads the kernel half and makes an empty namespace, whose events wait in the
 // magazine until export is called. What fails leaves nothing behind.
-func begin(flags *exportFlags, std *streams, signals <-chan os.Signal) (*session, error) {
+func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-chan os.Signal) (*session, error) {
 	config, dialect, err := flags.config()
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	s := &session{flags: flags, dialect: dialect, streams: std, signals: signals, exported: make(chan struct{})}
+	s := &session{flags: flags, external: external, dialect: dialect, streams: std, signals: signals, exported: make(chan struct{})}
+	if s.agent, err = external.configure(&config, std.err); err != nil {
+		return nil, err
+	}
 	if s.output, err = newOutput(flags.Output, std.out); err != nil {
 		return nil, err
 	}
@@ -90,6 +98,9 @@ func begin(flags *exportFlags, std *streams, signals <-chan os.Signal) (*session
 		if err = s.output.open(signals); errors.Is(err, syscall.EMFILE) {
 			err = loader.Explain(err)
 		}
+	}
+	if err == nil && s.agent != nil {
+		err = s.agent.Start(s.namespace.Decide)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
@@ -108,9 +119,13 @@ func (s *session) export() {
 	}
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(context.Background())
+	w := io.Writer(s.output)
+	if s.agent != nil {
+		w = io.MultiWriter(s.agent, s.output) // first to who is waited for
+	}
 	go func() {
 		defer close(s.exported)
-		s.exportErr = s.namespace.Export(ctx, s.dialect, s.output)
+		s.exportErr = s.namespace.Export(ctx, s.dialect, w)
 	}()
 }
 
@@ -127,17 +142,31 @@ func (s *session) end(told bool) error {
 	}
 	s.namespace.Shut()
 	s.drain(told)
+	s.endAgent()
 	totals := s.namespace.Totals()
-	totals.Written = s.output.written.Load()
+	totals.Written = s.eventsWritten()
 	err := errors.Join(s.exportErr, s.output.end())
 	skipped, skippedErr := s.engine.Skipped()
-	complete := totals.Complete() && len(skipped) == 0
+	complete := totals.Complete() && len(skipped) == 0 && unjudged(&totals) == 0
 	// Standard error may have the same reader; who sends another signal means it.
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	if !s.flags.Quiet || !complete || err != nil {
-		fmt.Fprintln(s.streams.err, "tsem-bpf:", account(&totals, skipped))
+		fmt.Fprintln(s.streams.err, "tsem-bpf:", account(&totals, skipped, s.lateReplies()))
 	}
-	return errors.Join(err, skippedErr, s.close())
+	err = errors.Join(err, skippedErr, s.close())
+	if err == nil && s.agentTold {
+		err = &exitError{status: exitFailed}
+	}
+	return err
+}
+
+// eventsWritten returns how many events are in the output. The aggregate is none.
+func (s *session) eventsWritten() uint64 {
+	written := s.output.written.Load()
+	if s.external.External && written > 0 {
+		written--
+	}
+	return written
 }
 
 // drain waits for the end of Export. What a signal tells meanwhile is for tsem-bpf:
@@ -175,6 +204,10 @@ func (s *session) close() error {
 	var errs []error
 	if s.cancel != nil {
 		s.cancel()
+	}
+	if s.agent != nil {
+		// Before the namespace, which it decides in.
+		errs = append(errs, s.agent.Close())
 	}
 	if s.namespace != nil {
 		errs = append(errs, s.namespace.Close())

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tma"
+)
+
+// externalFlags are the flags of a namespace whose tasks wait for an agent.
+type externalFlags struct {
+	External  bool           `help:"Let CMD wait, in each hook that can sleep, until an agent has judged the event. Needs a kernel of tier sleep (tsem-bpf check)."`
+	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: trusts everything. exec:COMMAND: a program that reads a record a line and answers, for each of type event, \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; the words of COMMAND are split at blanks (default trust)."`
+	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
+	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM. Without it verdicts are asked for and counted only."`
+	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external, what becomes of an event that nobody has judged by the deadline, or can judge because the agent has failed: open: it happens; closed: it does not (default closed with --enforce, else open)."`
+}
+
+const execPrefix = "exec:"
+
+// check says what is wrong with the combination of the flags.
+func (f *externalFlags) check(dialect string) error {
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{{"tma", f.TMA != ""}, {"deadline", f.Deadline != nil}, {"enforce", f.Enforce}, {"on-failure", f.OnFailure != ""}} {
+		if flag.given && !f.External {
+			return fmt.Errorf("--%s needs --external: without it no event waits for a verdict", flag.name)
+		}
+	}
+	command := f.command()
+	switch {
+	case f.TMA == "" || f.TMA == "trust":
+	case command == nil:
+		return fmt.Errorf("--tma=%s: trust, or exec: and a command, for example exec:./agent.py", f.TMA)
+	case dialect != "current":
+		return fmt.Errorf("--dialect=%s: has no task number, by which an agent of --tma=exec: names who it judges; leave it out", dialect)
+	}
+	if f.Deadline != nil {
+		if err := namespace.CheckDeadline(*f.Deadline); err != nil {
+			return fmt.Errorf("--deadline=%v: %w", *f.Deadline, err)
+		}
+	}
+	if f.OnFailure == "closed" && !f.Enforce {
+		return errors.New("--on-failure=closed needs --enforce: without it nothing is refused")
+	}
+	return nil
+}
+
+// command returns the words of --tma=exec:, nil if it is another one or has none.
+func (f *externalFlags) command() []string {
+	command, ok := strings.CutPrefix(f.TMA, execPrefix)
+	if !ok || len(strings.Fields(command)) == 0 {
+		return nil
+	}
+	return strings.Fields(command)
+}
+
+// configure completes the settings of the namespace. The agent, nil if it is no process,
+// has to be started when the namespace is there.
+func (f *externalFlags) configure(config *namespace.Config, stderr io.Writer) (*tma.Exec, error) {
+	if !f.External {
+		return nil, nil
+	}
+	config.Judge, config.Deadline = tma.Trust, namespace.DefaultDeadline
+	config.Enforce, config.FailOpen = f.Enforce, f.OnFailure == "open"
+	if f.Deadline != nil {
+		config.Deadline = *f.Deadline
+	}
+	command := f.command()
+	if command == nil {
+		return nil, nil
+	}
+	agent, err := tma.New(command, config.Deadline, stderr)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("--tma=%s: %w", f.TMA, err)}
+	}
+	config.Judge = agent.Judge
+	return agent, nil
+}
+
+// watchAgent returns a channel that is closed when the agent has failed; nil: it cannot.
+func (s *session) watchAgent() <-chan struct{} {
+	if s.agent == nil {
+		return nil
+	}
+	return s.agent.Failed()
+}
+
+// agentFailed says, once, that the agent has failed, and what that means.
+func (s *session) agentFailed() {
+	if s.agent == nil || s.agent.Err() == nil || s.agentTold {
+		return
+	}
+	s.agentTold = true
+	means := "happens without a verdict"
+	if s.external.Enforce && s.external.OnFailure != "open" {
+		means = "is refused"
+	}
+	fmt.Fprintf(s.streams.err, "tsem-bpf: %v; every event that would wait for it %s\n", s.agent.Err(), means)
+}
+
+// endAgent ends the agent, when all records have gone to it, and says if it has failed.
+func (s *session) endAgent() {
+	if s.agent != nil {
+		_ = s.agent.Close() // again in close, which returns the error
+		s.agentFailed()
+	}
+}
+
+// lateReplies returns how many replies of the agent had no effect.
+func (s *session) lateReplies() uint64 {
+	if s.agent == nil {
+		return 0
+	}
+	return s.agent.Stats().Late
+}

@@ -108,12 +108,12 @@ static __always_inline bool event_begin(struct event *e)
 }
 
 /* Ends the description: says whether the record is in the magazine. The buffer is gone. */
-static __always_inline bool event_put(struct event *e)
+static __always_inline bool event_put(struct event *e, bool with_value)
 {
 	struct buffer *buf = e->buf;
 
 	e->buf = NULL;
-	return record_end(buf, e->ns);
+	return with_value ? record_end_with_value(buf, e->ns) : record_end(buf, e->ns);
 }
 
 /* Does the task wait until user space has decided? */
@@ -135,13 +135,11 @@ static __always_inline int judged(const struct event *e)
 /* Ends an event, and with it its hook: what it returns is the hook's result. */
 static __always_inline int event_end_as(struct event *e, bool with_value)
 {
-	struct buffer *buf = e->buf;
 	bool wait = waits(e), there;
 
 	if (wait && e->task->slot)
-		ticket_draw(buf, e->task->slot);
-	e->buf = NULL;
-	there = with_value ? record_end_with_value(buf, e->ns) : record_end(buf, e->ns);
+		ticket_draw(e->buf, e->task->slot);
+	there = event_put(e, with_value);
 	if (!wait)
 		return e->result;
 	if (there)

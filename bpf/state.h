@@ -10,7 +10,8 @@
 
 /*
  * Namespaces that can live at the same time. One costs a value here and a pointer
- * in each array of maps; ids are never reused, indices are. Index 0 is never used, so that 0 can mean "no namespace".
+ * in each array of maps; ids are never reused, indices are. Index 0 is never used, so
+ * that 0 can mean "no namespace".
  */
 #define TSEM_NAMESPACES_MAX 1024
 
@@ -95,7 +96,7 @@ struct tsem_namespace {
 struct tsem_task {
 	__u64 namespace;
 	__u32 ns_index;
-	__u32 slot;		/* where it waits for verdicts; 0: it never did */
+	__u32 slot;		/* where it waits for verdicts; 0: nowhere */
 	__u16 trust;		/* enum tsem_trust */
 	__u16 left;		/* no longer counted in the namespace */
 	__u32 pad;
@@ -118,9 +119,9 @@ enum tsem_trust {
 
 /*
  * Value of map `slots`, one cache line: what is decided about the event that a task
- * waits with. A thread takes a slot when it first waits and has it until it exits. The
- * ticket says the how-manyth wait in this slot it is, over all owners, and is never set
- * back: slot and ticket name one wait on this host for ever. The task writes the word
+ * waits with. A thread takes a slot when it joins a namespace with an agent and has it
+ * until it exits. The ticket says the how-manyth wait in this slot it is, over all owners,
+ * and is never set back: slot and ticket name one wait for ever. The task writes the word
  * before its record is in the magazine; from there on it only changes by one
  * compare-and-swap, from TSEM_VERDICT_NONE to the verdict. Slot 0 is never used, so
  * that 0 can mean "nobody waits".

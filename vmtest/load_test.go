@@ -152,16 +152,17 @@ func TestForks(t *testing.T) {
 	}
 }
 
-// TestFullMagazine: with nobody reading, what does not fit is refused and counted, and
-// what fits is numbered without a gap.
-func TestFullMagazine(t *testing.T) {
-	folder(t, "opens")
+// runUnread runs an actor in a namespace while nobody reads, and reads when it has ended:
+// what did not fit is refused. The namespace lives as long as the test.
+func runUnread(t *testing.T, actor string) (*namespace.Namespace, *observation) {
+	t.Helper()
+	folder(t, actor)
 	n, err := namespace.New(engine, namespace.Config{Wait: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
-	cmd := actorCommand("opens")
+	t.Cleanup(func() { n.Close() })
+	cmd := actorCommand(actor)
 	cmd.Stderr = os.Stderr
 	if err := n.Start(cmd); err != nil {
 		t.Fatal(err)
@@ -174,8 +175,15 @@ func TestFullMagazine(t *testing.T) {
 	if err := n.Export(context.Background(), event.Current, &out); err != nil {
 		t.Fatal(err)
 	}
-	o := observation{totals: n.Totals()}
+	o := &observation{totals: n.Totals()}
 	o.decode(t, out.String())
+	return n, o
+}
+
+// TestFullMagazine: with nobody reading, what does not fit is refused and counted, and
+// what fits is numbered without a gap.
+func TestFullMagazine(t *testing.T) {
+	_, o := runUnread(t, "opens")
 	if err := o.totals.Balance.Err(); err != nil {
 		t.Error(err)
 	}

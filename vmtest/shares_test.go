@@ -5,20 +5,16 @@
 package vmtest
 
 import (
-	"bytes"
-	"context"
 	"encoding/binary"
 	"os"
 	"os/exec"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
-	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
@@ -96,27 +92,7 @@ func consumed(t *testing.T, index uint32) uint64 {
 // TestNoisyEvent: a flood of one event of a hook that cannot sleep, while nobody reads,
 // takes no room from the other hooks. When all is read, nothing is claimed any more.
 func TestNoisyEvent(t *testing.T) {
-	folder(t, "noisy")
-	n, err := namespace.New(engine, namespace.Config{Wait: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close()
-	cmd := actorCommand("noisy")
-	cmd.Stderr = os.Stderr
-	if err := n.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	n.Shut()
-	var out bytes.Buffer
-	if err := n.Export(context.Background(), event.Current, &out); err != nil {
-		t.Fatal(err)
-	}
-	o := observation{totals: n.Totals()}
-	o.decode(t, out.String())
+	n, o := runUnread(t, "noisy")
 	counts := make(map[string]int)
 	for _, r := range o.all {
 		if at(r, "event.type") != "capable" || at(r, "capable.cap") == strconv.Itoa(unix.CAP_SYS_CHROOT) {

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/loader"
@@ -44,29 +43,20 @@ func Main() {
 // enter returns only if it did not work.
 func enter(index, program, path string, args []string) error {
 	runtime.LockOSThread() // the task that enters is the one that executes the command
-	ns, err := strconv.ParseUint(index, 10, 32)
-	if err != nil {
-		return fmt.Errorf("index of the namespace: %w", err)
-	}
 	fd, err := strconv.Atoi(program)
 	if err != nil {
 		return fmt.Errorf("descriptor of task_enter: %w", err)
 	}
 	unix.CloseOnExec(fd + 1)
-	task, err := ebpf.NewProgramFromFD(fd)
-	if err != nil {
-		return fmt.Errorf("program task_enter: %w", err)
-	}
-	status, err := task.Run(&ebpf.RunOptions{Context: uint32(ns)})
-	if err != nil {
-		return fmt.Errorf("run the program task_enter: %w", err)
-	}
-	// From here on every event of this thread waits for a verdict; the keeper is another
+	// Behind it every event of this thread waits for a verdict; the keeper is another
 	// process, and answers.
-	if errno := int32(status); errno != 0 {
-		return fmt.Errorf("enter the namespace: %w", unix.Errno(-errno))
+	errno, err := loader.RunOnSelf(fd, "task_enter", index)
+	if err != nil {
+		return err
 	}
-	unix.CloseOnExec(fd)
+	if errno != 0 {
+		return fmt.Errorf("enter the namespace: %w", errno)
+	}
 	return errnoError(syscall.Exec(path, args, os.Environ()))
 }
 
@@ -90,11 +80,10 @@ func startInside(engine *loader.Engine, index uint32, cmd *exec.Cmd) error {
 		return cmd.Err
 	}
 	// A copy, which this process closes when the child has its own.
-	own, err := unix.FcntlInt(uintptr(engine.Enter().FD()), unix.F_DUPFD_CLOEXEC, 0)
+	program, err := loader.CopyOf(engine.Enter().FD(), "task_enter")
 	if err != nil {
-		return fmt.Errorf("pass on the program task_enter: %w", err)
+		return err
 	}
-	program := os.NewFile(uintptr(own), "task_enter")
 	defer program.Close()
 	failed, failing, err := os.Pipe()
 	if err != nil {

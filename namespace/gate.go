@@ -65,7 +65,6 @@ func (c *Config) passing() uint64 {
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
 // sleep, and who serves and guards it.
 type doorkeeper struct {
-	judge Judge
 	slots *verdict.Slots
 	gate  atomic.Pointer[verdict.Gate] // the one that tasks ask now
 	over  atomic.Bool                  // no new gate any more
@@ -77,9 +76,8 @@ type doorkeeper struct {
 	guard  *gateproc.Process // its process
 	past   verdict.Stats     // of the gates before
 
-	guarded    chan struct{}         // closed when nobody guards any more
-	failure    atomic.Pointer[error] // why there is no gate
-	unreadable atomic.Uint64         // records that nobody could judge
+	guarded chan struct{}         // closed when nobody guards any more
+	failure atomic.Pointer[error] // why there is no gate
 }
 
 // openGate makes the gate of a namespace that has its index. What it has made when it
@@ -88,7 +86,7 @@ func (n *Namespace) openGate() error {
 	if n.engine.Gate() == nil {
 		return fmt.Errorf("%w: it has tier %s, %s", ErrNoSleep, n.engine.Support().Tier, n.engine.Support().TierReason)
 	}
-	d := &doorkeeper{judge: n.config.Judge}
+	d := new(doorkeeper)
 	n.door = d
 	var err error
 	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
@@ -219,17 +217,14 @@ func (n *Namespace) look() {
 	_, _ = n.magazine.Scan(n.judge)
 }
 
-// judge judges the event of a record, if a task waits with it.
+// judge judges the event of a record, if a task waits with it. One that cannot be read is
+// the reader's to count, who meets it too.
 func (n *Namespace) judge(raw []byte) error {
 	r, err := event.Parse(raw)
-	if err != nil {
-		n.door.unreadable.Add(1)
+	if err != nil || r.Slot() == 0 {
 		return nil
 	}
-	if r.Slot() == 0 {
-		return nil
-	}
-	if v := n.door.judge(&r); v != verdict.None {
+	if v := n.config.Judge(&r); v != verdict.None {
 		_, _ = n.Decide(r.Slot(), r.Ticket(), v)
 	}
 	return nil

@@ -12,8 +12,9 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 const (
@@ -158,21 +159,12 @@ func openAbort(mount int) (int, error) {
 
 // register runs the program gate_register on this task, for the namespace at an index.
 func register(index string) error {
-	ns, err := strconv.ParseUint(index, 10, 32)
+	errno, err := loader.RunOnSelf(fdRegister, "gate_register", index)
 	if err != nil {
-		return fmt.Errorf("index of the namespace: %w", err)
+		return err
 	}
-	program, err := ebpf.NewProgramFromFD(fdRegister)
-	if err != nil {
-		return fmt.Errorf("program gate_register: %w", err)
-	}
-	defer program.Close()
-	status, err := program.Run(&ebpf.RunOptions{Context: uint32(ns)})
-	if err != nil {
-		return fmt.Errorf("run the program gate_register: %w", err)
-	}
-	if errno := int32(status); errno != 0 {
-		return fmt.Errorf("register the gate process for namespace %d: %w", ns, unix.Errno(-errno))
+	if errno != 0 {
+		return fmt.Errorf("register the gate process for namespace %s: %w", index, errno)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 // Why a gate process has ended, for errors.Is.
@@ -115,7 +116,7 @@ func newLife() (read, write *os.File, err error) {
 
 // run starts the helper and returns what it says until it is the gate process, or ends.
 func (p *Process) run(c Config, lifeRead *os.File, limit time.Duration) (string, error) {
-	namespaces, err := copyOf(c.Namespaces, "namespaces")
+	namespaces, err := loader.CopyOf(c.Namespaces, "namespaces")
 	if err != nil {
 		return "", err
 	}
@@ -136,7 +137,7 @@ func (p *Process) run(c Config, lifeRead *os.File, limit time.Duration) (string,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if c.Register != nil {
-		register, err := copyOf(c.Register.FD(), "gate_register")
+		register, err := loader.CopyOf(c.Register.FD(), "gate_register")
 		if err != nil {
 			return "", err
 		}
@@ -180,15 +181,6 @@ func (c *Config) arguments() []string {
 		return append(arguments, noRegister)
 	}
 	return append(arguments, strconv.FormatUint(uint64(c.Index), 10))
-}
-
-// copyOf returns a copy of a descriptor that is the caller's own.
-func copyOf(fd int, name string) (*os.File, error) {
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("pass on %s: %w", name, err)
-	}
-	return os.NewFile(uintptr(own), name), nil
 }
 
 func (p *Process) wait() {

@@ -39,11 +39,11 @@ build: ## Build build/tsem-bpf.
 
 .PHONY: unit-test
 unit-test: ## Run the tests that need no kernel.
-	$(GO) test ./...
+	$(GO) test -timeout 1h ./...
 
 .PHONY: race-test
 race-test: race-setup ## Run them with the race detector, which needs a C compiler.
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 1h ./...
 
 # The test binary of each package runs as a whole inside the VM; it lies in the
 # checkout, because that is what the VM sees at its own path.
@@ -100,7 +100,7 @@ verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/ve
 
 .PHONY: runner-test
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
-	$(GO) test -count=1 -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
+	$(GO) test -count=1 -timeout 1h -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
 GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf
 

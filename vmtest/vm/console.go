@@ -53,10 +53,18 @@ func (c *console) lines() []string {
 // consoleLines are a screen of context, enough for the report of one crash.
 const consoleLines = 40
 
-// last gives the last lines.
+// last gives the last lines; all from the panic on, if that is more: it says why the kernel
+// died, and the trace behind it may be long.
 func (c *console) last() string {
 	all := c.lines()
-	return strings.Join(all[max(0, len(all)-consoleLines):], "\n")
+	from := max(0, len(all)-consoleLines)
+	for i, line := range all[:from] {
+		if strings.Contains(line, "Kernel panic - not syncing") {
+			from = i
+			break
+		}
+	}
+	return strings.Join(all[from:], "\n")
 }
 
 // waitEnd returns when everything from before the end of the command is there,

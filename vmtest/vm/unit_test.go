@@ -171,6 +171,17 @@ func TestConsole(t *testing.T) {
 		})
 	}
 
+	t.Run("shows a panic whole", func(t *testing.T) {
+		for _, lines := range []int{3, consoleLines, 2 * consoleLines} {
+			c := newConsole(nil)
+			report := "[ 2.0] Kernel panic - not syncing: sysrq\n" + strings.Repeat("[ 2.1]  ? trace\n", lines)
+			_, _ = c.Write([]byte(strings.Repeat("[ 1.0] before\n", 100) + report))
+			got := c.last()
+			if !strings.HasSuffix(got+"\n", report) || strings.Count(got, "\n")+1 != max(consoleLines, lines+1) {
+				t.Errorf("%d lines of report:\n%s", lines, got)
+			}
+		}
+	})
 	t.Run("keeps the end", func(t *testing.T) {
 		c := newConsole(nil)
 		for range 100 {

@@ -34,6 +34,9 @@ const (
 	VerdictUnasked   = tsemTsemVerdictTSEM_VERDICT_UNASKED
 )
 
+// Untrusted is the bit of Slot.Trust that says so (enum tsem_trust in state.h).
+const Untrusted = uint64(tsemTsemTrustTSEM_TRUST_UNTRUSTED)
+
 // VerdictMax is one more than the highest verdict.
 const VerdictMax = int(tsemTsemVerdictTSEM_VERDICT_MAX)
 
@@ -47,6 +50,8 @@ const HookMax = int(tsemTsemHookTSEM_HOOK_MAX)
 const (
 	KindEvent = uint64(tsemTsemKindTSEM_KIND_EVENT)
 	KindAsync = uint64(tsemTsemKindTSEM_KIND_ASYNC)
+	KindLog   = uint64(tsemTsemKindTSEM_KIND_LOG)
+	KindDeny  = uint64(tsemTsemKindTSEM_KIND_DENY)
 )
 
 // Flags of a Namespace (enum tsem_namespace_flags in state.h).

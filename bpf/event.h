@@ -7,7 +7,8 @@
  *   event_begin   count the event, wait for room, claim a buffer, header
  *   (cells.h ...) describe
  *   event_end     reserve, number, write, submit; or refuse and count why; where the
- *                 namespace has an agent, wait for its verdict (verdict.h)
+ *                 namespace has an agent, wait for its verdict (verdict.h). An event of an
+ *                 untrusted task waits for none: its record says what becomes of it
  */
 #ifndef TSEM_EVENT_H
 #define TSEM_EVENT_H
@@ -90,7 +91,10 @@ static __always_inline bool modeled(struct event *e)
 	return e->ns;
 }
 
-/* Starts the event of a modeled task. What it returns true for ends in event_end. */
+/*
+ * Starts the event of a modeled task. What it returns true for ends in event_end. What
+ * cannot be described does not happen in a namespace with an agent: nobody could judge it.
+ */
 static __always_inline bool event_begin(struct event *e)
 {
 	enum tsem_kind kind = kind_of(e);
@@ -102,50 +106,90 @@ static __always_inline bool event_begin(struct event *e)
 		index = wait_for_room(e->task);
 	index = record_begin(e->task, e->ns, index, e->hook, kind);
 	e->buf = bpf_map_lookup_elem(&buffers, &index);
-	if (e->buf)
+	if (e->buf) {
 		e->buf->head.share = share_of(e);
-	return e->buf;
+		return true;
+	}
+	if (e->ns->flags & TSEM_NS_EXTERNAL)
+		e->result = -ENOMEM;
+	return false;
 }
 
-/* Ends the description: says whether the record is in the magazine. The buffer is gone. */
-static __always_inline bool event_put(struct event *e, bool with_value)
+/* Ends a record that is no event: says whether it is in the magazine. The buffer is gone. */
+static __always_inline bool event_put(struct event *e)
 {
 	struct buffer *buf = e->buf;
 
 	e->buf = NULL;
-	return with_value ? record_end_with_value(buf, e->ns) : record_end(buf, e->ns);
+	return record_end(buf, e->ns);
 }
 
-/* Does the task wait until user space has decided? */
-static __always_inline bool waits(const struct event *e)
+enum ending {
+	HAPPENS,
+	DENIED,
+	NO_ROOM,
+	JUDGED,		/* by a verdict that is still to come */
+};
+
+/* Puts the record of an event into the magazine, and says how the event ends. */
+static __always_inline enum ending conclude(struct buffer *buf, struct tsem_namespace *ns, __u32 slot,
+					    bool with_value)
 {
-	return may_sleep(e) && (e->ns->flags & TSEM_NS_EXTERNAL);
+	__u8 kind = buf->head.kind;
+	bool there;
+
+	if (!(ns->flags & TSEM_NS_EXTERNAL)) {
+		with_value ? record_end_with_value(buf, ns) : record_end(buf, ns);
+		return HAPPENS;
+	}
+	if (slot && kind != TSEM_KIND_LOG && kind != TSEM_KIND_DENY)
+		ticket_draw(buf, slot);
+	there = with_value ? record_end_with_value(buf, ns) : record_end(buf, ns);
+	if (!there)
+		return NO_ROOM;
+	if (kind == TSEM_KIND_LOG)
+		return HAPPENS;
+	return kind == TSEM_KIND_DENY ? DENIED : JUDGED;
 }
 
-/* The result of a hook that waits. */
-static __always_inline int judged(const struct event *e)
+SHARED int event_conclude(struct buffer *buf, struct tsem_namespace *ns, __u32 slot)
 {
-	if (allowed(e->task->ns_index, e->task->slot))
-		return 0;
-	/* A constant: the verifier wants to see the range of a result. */
-	barrier();
-	return -EPERM;
+	return buf && ns ? conclude(buf, ns, slot, false) : NO_ROOM;
 }
 
-/* Ends an event, and with it its hook: what it returns is the hook's result. */
+SHARED int event_conclude_with_value(struct buffer *buf, struct tsem_namespace *ns, __u32 slot)
+{
+	return buf && ns ? conclude(buf, ns, slot, true) : NO_ROOM;
+}
+
+/* Does the event happen that is to be judged? */
+static __always_inline bool trusted(const struct event *e)
+{
+	__u32 ns_index = e->task->ns_index, slot = e->task->slot;
+
+	return may_sleep(e) ? allowed(ns_index, slot, e->hook) : allowed_now(ns_index, slot, e->hook);
+}
+
+/*
+ * Ends an event, and with it its hook: what it returns is the hook's result. Constants,
+ * behind barriers: the verifier wants to see the range of a result.
+ */
 static __always_inline int event_end_as(struct event *e, bool with_value)
 {
-	bool wait = waits(e), there;
+	struct buffer *buf = e->buf;
+	enum ending ending;
 
-	if (wait && e->task->slot)
-		ticket_draw(e->buf, e->task->slot);
-	there = event_put(e, with_value);
-	if (!wait)
-		return e->result;
-	if (there)
-		return judged(e);
+	e->buf = NULL;
+	ending = with_value ? event_conclude_with_value(buf, e->ns, e->task->slot)
+			    : event_conclude(buf, e->ns, e->task->slot);
+	if (ending == NO_ROOM) {
+		barrier();
+		return -ENOMEM;
+	}
+	if (ending == HAPPENS || (ending == JUDGED && trusted(e)))
+		return 0;
 	barrier();
-	return -ENOMEM;
+	return -EPERM;
 }
 
 static __always_inline int event_end(struct event *e)

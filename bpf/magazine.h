@@ -10,6 +10,7 @@
 
 #include "creds.h"
 #include "room.h"
+#include "task.h"
 
 #define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
 
@@ -115,6 +116,16 @@ static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem
 		__sync_fetch_and_add(&ns->refused[why], 1);
 }
 
+/* What an event of a namespace with an agent is if its task is untrusted. */
+SHARED int kind_by_trust(struct tsem_task *t, struct tsem_namespace *ns, __u16 hook, __u8 kind)
+{
+	if (!t || !ns || kind == TSEM_KIND_EXEC || !(ns->flags & TSEM_NS_EXTERNAL) || !untrusted(t))
+		return kind;
+	__sync_fetch_and_add(&ns->logged, 1);
+	__sync_fetch_and_add(&ns->denied, denies(ns, hook));
+	return TSEM_KIND_LOG + denies(ns, hook);
+}
+
 /* Claims a buffer, if it is not NO_BUFFER, and writes the header of a record there. */
 SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 index, __u16 hook,
 			  __u8 kind)
@@ -140,7 +151,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 	r = &buf->head;
 	r->version = TSEM_RECORD_VERSION;
 	r->hook = hook;
-	r->kind = kind;
+	r->kind = kind_by_trust(t, ns, hook, kind);
 	r->cells = 0;
 	r->cut = 0;
 	r->share = TSEM_SHARE_NONE;

@@ -47,6 +47,8 @@ enum tsem_kind {
 	TSEM_KIND_EVENT = 1,	/* the hook may sleep */
 	TSEM_KIND_ASYNC = 2,	/* the hook cannot sleep */
 	TSEM_KIND_EXEC = 3,	/* bookkeeping: a task got a new TASK_ID; never printed */
+	TSEM_KIND_LOG = 4,	/* of an untrusted task, action LOG: it happens all the same */
+	TSEM_KIND_DENY = 5,	/* of an untrusted task, action DENY: it is refused */
 };
 
 /* What each hook of the list makes. */
@@ -110,7 +112,7 @@ struct tsem_record {
 	__u8 cells;		/* how many cells follow */
 	__u8 cut;		/* how many of them have TSEM_CELL_CUT */
 	__u8 share;		/* of the reserve of the magazine (state.h) */
-	__u32 slot;		/* verdict slot; 0: nobody waits */
+	__u32 slot;		/* where a verdict goes; 0: none is wanted */
 	__u64 ticket;		/* names the wait in its slot; of no meaning if that is 0 */
 	__u64 number;		/* 1, 2, 3 ... in the namespace; 0 in TSEM_KIND_EXEC */
 	__u64 namespace;	/* id of the modeling namespace */

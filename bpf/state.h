@@ -71,7 +71,8 @@ struct tsem_namespace {
 	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
-	__u64 passing;		/* a bit for each verdict: 1 << verdict, if such an event happens */
+	__u64 deny[2];		/* a bit for each hook: the action of its event is DENY, else LOG */
+	__u64 passing;		/* a bit for each verdict: 1 << verdict, if DENY lets such an event happen */
 
 	__u64 raised;		/* events */
 	__u64 delivered;	/* of these in the magazine; also the last number given */
@@ -87,7 +88,9 @@ struct tsem_namespace {
 	__u64 digests_wanted;	/* left to the daemon */
 	__u64 digests_volatile;	/* of content that changes without a trace */
 	__u64 inner;		/* what filesystems did for themselves; no events */
-	__u64 verdicts[TSEM_VERDICT_ROOM];	/* that waiting tasks have found */
+	__u64 verdicts[TSEM_VERDICT_ROOM];	/* that tasks have found when they waited or looked */
+	__u64 logged;		/* events of untrusted tasks */
+	__u64 denied;		/* events that did not happen for want of trust */
 	__u64 claimed;		/* bytes of the ring: where it ends when all under way is put */
 	struct tsem_share shares[TSEM_SHARES];
 };
@@ -97,7 +100,7 @@ struct tsem_task {
 	__u64 namespace;
 	__u32 ns_index;
 	__u32 slot;		/* where it waits for verdicts; 0: nowhere */
-	__u16 trust;		/* enum tsem_trust */
+	__u16 untrusted;	/* since its fork: its parent was */
 	__u16 left;		/* no longer counted in the namespace */
 	__u32 pad;
 	__u64 tnum;
@@ -114,22 +117,29 @@ struct tsem_task {
 enum tsem_trust {
 	TSEM_TRUST_TRUSTED = 1,	/* TSEM's flag values */
 	TSEM_TRUST_UNTRUSTED = 2,
-	TSEM_TRUST_PENDING = 4,
 };
 
 /*
- * Value of map `slots`, one cache line: what is decided about the event that a task
- * waits with. A thread takes a slot when it joins a namespace with an agent and has it
- * until it exits. The ticket says the how-manyth wait in this slot it is, over all owners,
- * and is never set back: slot and ticket name one wait for ever. The task writes the word
- * before its record is in the magazine; from there on it only changes by one
- * compare-and-swap, from TSEM_VERDICT_NONE to the verdict. Slot 0 is never used, so
- * that 0 can mean "nobody waits".
+ * Value of map `slots`, one cache line: whether a task is trusted, and what is decided
+ * about its latest event. A thread takes a slot when it joins a namespace with an agent
+ * and has it until it exits. The ticket counts the events that could be decided in this
+ * slot, over all owners, and is never set back: slot and ticket name one event for ever. The
+ * task writes the word before its record is in the magazine; from there on it only
+ * changes by one compare-and-swap, from TSEM_VERDICT_NONE to the verdict. Trust only ever
+ * goes from trusted to untrusted, in one step, by the task or by the keeper; the task
+ * number in it keeps a late keeper from distrusting the next owner. Slot 0 is never used,
+ * so that 0 can mean "nobody".
  */
 struct tsem_slot {
 	__u64 word;		/* ticket << 8 | enum tsem_verdict */
 	__u64 owner;		/* address of the task; 0: free */
-	__u64 pad[6];
+	__u64 trust;		/* tnum << 8 | bits of enum tsem_trust */
+	/* For whoever asks who waits; written before the word. */
+	__u64 time;		/* of the event: CLOCK_BOOTTIME, ns */
+	__u32 tid;		/* in the initial pid namespace */
+	__u16 hook;		/* enum tsem_hook */
+	__u16 ns_index;
+	__u64 pad[3];
 };
 
 /*

@@ -43,11 +43,30 @@ static __always_inline void task_forget(__u64 address)
 		__sync_fetch_and_sub(task_filter_at(address), 1);
 }
 
+/*
+ * Whether a task is untrusted: its parent was when it was born, or it became so. Then it
+ * is so until it exits.
+ */
+static __always_inline bool untrusted(const struct tsem_task *t)
+{
+	__u32 slot = t->slot;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
+	__u64 trust = s ? *(volatile __u64 *)&s->trust : 0;
+
+	return (t->untrusted | (trust & TSEM_TRUST_UNTRUSTED)) != 0;
+}
+
+/* 1 if the event of a hook does not happen when it, or its task, is not trusted; else 0. */
+static __always_inline __u64 denies(const struct tsem_namespace *ns, __u16 hook)
+{
+	return ns->deny[hook / 64 % 2] >> hook % 64 & 1;
+}
+
 /* Puts a task without state into the namespace at an index; a child gets its parent's. */
 static __always_inline bool task_join(__u64 address, __u32 index, const struct tsem_task *parent)
 {
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &index);
-	struct tsem_task t = { .ns_index = index, .trust = TSEM_TRUST_TRUSTED };
+	struct tsem_task t = { .ns_index = index };
 	volatile __u32 *filter;
 
 	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
@@ -55,7 +74,7 @@ static __always_inline bool task_join(__u64 address, __u32 index, const struct t
 	t.namespace = ns->id;
 	t.tnum = __sync_fetch_and_add(&last_tnum, 1) + 1;
 	if (parent) {
-		t.trust = parent->trust;
+		t.untrusted = untrusted(parent);
 		t.ttd = t.p_ttd = parent->ttd;
 		t.identity = t.p_identity = parent->identity;
 	}

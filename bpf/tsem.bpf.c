@@ -65,6 +65,7 @@ const struct {
 	struct tsem_creation creation;
 	struct tsem_slot slot;
 	enum tsem_verdict verdict;
+	enum tsem_trust trust;
 	enum tsem_hook hook;
 	enum tsem_kind kind;
 	enum tsem_kind_of_hook kind_of_hook;

@@ -49,6 +49,8 @@ const (
 	tsemTsemKindTSEM_KIND_EVENT tsemTsemKind = 1
 	tsemTsemKindTSEM_KIND_ASYNC tsemTsemKind = 2
 	tsemTsemKindTSEM_KIND_EXEC  tsemTsemKind = 3
+	tsemTsemKindTSEM_KIND_LOG   tsemTsemKind = 4
+	tsemTsemKindTSEM_KIND_DENY  tsemTsemKind = 5
 )
 
 type tsemTsemNamespace struct {
@@ -62,6 +64,7 @@ type tsemTsemNamespace struct {
 	Pad             uint32
 	Wait            uint64
 	Beat            uint64
+	Deny            [2]uint64
 	Passing         uint64
 	Raised          uint64
 	Delivered       uint64
@@ -78,6 +81,8 @@ type tsemTsemNamespace struct {
 	DigestsVolatile uint64
 	Inner           uint64
 	Verdicts        [8]uint64
+	Logged          uint64
+	Denied          uint64
 	Claimed         uint64
 	Shares          [24]struct {
 		_       structs.HostLayout
@@ -143,11 +148,23 @@ const (
 )
 
 type tsemTsemSlot struct {
-	_     structs.HostLayout
-	Word  uint64
-	Owner uint64
-	Pad   [6]uint64
+	_       structs.HostLayout
+	Word    uint64
+	Owner   uint64
+	Trust   uint64
+	Time    uint64
+	Tid     uint32
+	Hook    uint16
+	NsIndex uint16
+	Pad     [3]uint64
 }
+
+type tsemTsemTrust uint32
+
+const (
+	tsemTsemTrustTSEM_TRUST_TRUSTED   tsemTsemTrust = 1
+	tsemTsemTrustTSEM_TRUST_UNTRUSTED tsemTsemTrust = 2
+)
 
 type tsemTsemVerdict uint32
 

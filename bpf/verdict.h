@@ -6,8 +6,8 @@
  * which a program can wait for a process, and be killed meanwhile.
  *
  *   ticket_draw   the slot of the task, with a new ticket; both stand in the record
- *   verdict_of    look; ask the gate; look again
- *   allowed       what the verdict means
+ *   verdict_of    look; ask the gate, if the hook can sleep; look again
+ *   allowed       what the verdict means for the event, and for the task
  */
 #ifndef TSEM_VERDICT_H
 #define TSEM_VERDICT_H
@@ -90,6 +90,7 @@ static __always_inline void slot_take(__u64 address)
 	struct slot_search search = { .address = address };
 	struct tsem_task *t = task_at(address);
 	struct tsem_namespace *ns;
+	struct tsem_slot *s;
 
 	if (!t || t->slot)
 		return;
@@ -97,6 +98,10 @@ static __always_inline void slot_take(__u64 address)
 	if (!ns || !(ns->flags & TSEM_NS_EXTERNAL))
 		return;
 	bpf_loop(SLOT_TRIES, slot_step, &search, 0);
+	s = bpf_map_lookup_elem(&slots, &search.slot);
+	if (!search.slot || !s)
+		return;
+	__sync_lock_test_and_set(&s->trust, t->tnum << 8 | TSEM_TRUST_TRUSTED);
 	t->slot = search.slot;
 }
 
@@ -131,6 +136,10 @@ SHARED int ticket_draw(struct buffer *buf, __u32 slot)
 	ticket = (s->word >> 8) + 1;
 	buf->head.slot = slot;
 	buf->head.ticket = ticket;
+	s->time = buf->head.time;
+	s->tid = buf->head.tid;
+	s->hook = buf->head.hook;
+	s->ns_index = buf->ns_index;
 	/* An exchange is a full barrier: who sees the record sees the ticket. */
 	__sync_lock_test_and_set(&s->word, ticket << 8);
 	return true;
@@ -175,8 +184,11 @@ static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 
 #define VERDICT_IN(word) ((word) & 0xff)
 
-/* Waits for the verdict about the event whose ticket is in a slot; 0 is no slot. */
-static __always_inline __u32 verdict_of(__u32 ns_index, __u32 slot)
+/*
+ * The verdict about the event whose ticket is in a slot; 0 is no slot. From here on it
+ * cannot change.
+ */
+static __always_inline __u32 verdict_of(__u32 ns_index, __u32 slot, bool may_sleep)
 {
 	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
 	__u64 word;
@@ -184,23 +196,53 @@ static __always_inline __u32 verdict_of(__u32 ns_index, __u32 slot)
 	if (!slot || !s)
 		return TSEM_VERDICT_UNASKED;
 	word = *(volatile __u64 *)&s->word;
-	if (VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
+	if (may_sleep && VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
 		gate_ask(ns_index, slot);
 	/* Where nobody has decided: only the ticket is in the word. */
 	__sync_val_compare_and_swap(&s->word, word & ~0xffULL, word | TSEM_VERDICT_UNASKED);
 	return VERDICT_IN(*(volatile __u64 *)&s->word);
 }
 
-/* Waits for the verdict, counts it, and says whether the event may happen. */
-SHARED int allowed(__u32 ns_index, __u32 slot)
+/*
+ * Counts a verdict, distrusts the task if that is what it means, and says whether the
+ * event may happen. An event that was not judged in time is as good as untrusted where that
+ * refuses it; and so is one whose task was distrusted while it waited, because of something
+ * that it had done before. Without branches, each of which the verifier would walk twice. (Nobody
+ * decides in slot 0, so that nothing is distrusted there.)
+ */
+SHARED int settle(__u32 ns_index, __u32 slot, __u16 hook, __u32 verdict)
 {
 	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &ns_index);
-	__u32 verdict = verdict_of(ns_index, slot) % TSEM_VERDICT_ROOM;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
+	__u64 refused, distrusting, distrusted;
 
-	if (!ns)
+	verdict %= TSEM_VERDICT_ROOM;
+	if (!ns || !s)
 		return false;
 	__sync_fetch_and_add(&ns->verdicts[verdict], 1);
-	return ns->passing >> verdict & 1;
+	distrusted = *(volatile __u64 *)&s->trust / TSEM_TRUST_UNTRUSTED % 2;
+	refused = denies(ns, hook) & (distrusted | ~(ns->passing >> verdict));
+	distrusting = 1 << TSEM_VERDICT_UNTRUSTED | refused << TSEM_VERDICT_LATE;
+	__sync_fetch_and_or(&s->trust, (distrusting >> verdict & 1) * TSEM_TRUST_UNTRUSTED);
+	__sync_fetch_and_add(&ns->denied, refused);
+	return !refused;
+}
+
+/* Waits for the verdict about an event of a hook that can sleep: may it happen? */
+SHARED int allowed(__u32 ns_index, __u32 slot, __u16 hook)
+{
+	return settle(ns_index, slot, hook, verdict_of(ns_index, slot, true));
+}
+
+/*
+ * The same in a hook that cannot sleep: only a verdict that is there already counts. One
+ * that comes later distrusts the task.
+ */
+SHARED int allowed_now(__u32 ns_index, __u32 slot, __u16 hook)
+{
+	__u32 verdict = verdict_of(ns_index, slot, false);
+
+	return verdict == TSEM_VERDICT_UNASKED || settle(ns_index, slot, hook, verdict);
 }
 
 #endif

@@ -154,18 +154,27 @@ func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
 // is ErrKind for KindExec, which is not an event, and ErrCut in the dialect V3, which
 // could not tell that a text is not complete; nothing is appended then.
 func (e *Encoder) Append(dst []byte, r *Record, d Digest) ([]byte, error) {
-	if r.Cut() > 0 && e.dialect == V3 {
+	alone := e.dialect == V3 && r.Untrusted() // then no text but the name of the process is written
+	if r.Cut() > 0 && e.dialect == V3 && !alone {
 		return dst, fmt.Errorf("%w: event %d, %s; the dialect current marks it", ErrCut, r.Number(), r.row.name)
 	}
 	e.record, e.cells, e.digest = *r, cells{rest: r.raw[sizeRecord:]}, d
 	switch r.Kind() {
 	case KindEvent:
-		dst = append(dst, `{"export": {"type": "event"}, "event": {`...)
+		dst = append(dst, `{"export": {"type": "event"}`...)
 	case KindAsync:
-		dst = append(dst, `{"export": {"type": "async_event"}, "event": {`...)
+		dst = append(dst, `{"export": {"type": "async_event"}`...)
+	case KindLog:
+		dst = e.log(dst, "LOG")
+	case KindDeny:
+		dst = e.log(dst, "DENY")
 	default:
 		return dst, fmt.Errorf("%w: %d is not written", ErrKind, r.Kind())
 	}
+	if alone {
+		return append(dst, "}\n"...), nil
+	}
+	dst = append(dst, `, "event": {`...)
 	dst = e.event(dst)
 	dst = append(dst, `}, "COE": {`...)
 	c := r.Creds()
@@ -175,6 +184,17 @@ func (e *Encoder) Append(dst []byte, r *Record, d Digest) ([]byte, error) {
 	dst = append(dst, `": {`...)
 	dst = e.members(dst)
 	return append(dst, "}}\n"...), nil
+}
+
+// log appends what a record of an untrusted task begins with. In V3 that is all of it.
+func (e *Encoder) log(dst []byte, action string) []byte {
+	dst = append(dst, `{"export": {"type": "log"}, "log": {"process": "`...)
+	dst = appendText(dst, e.record.Comm())
+	dst = append(dst, `", "event": "`...)
+	dst = append(dst, e.record.row.name...)
+	dst = append(dst, `", "action": "`...)
+	dst = append(dst, action...)
+	return append(dst, `"}`...)
 }
 
 // event appends the members of `event` (sections 3.1 and, for the later ones, 7).

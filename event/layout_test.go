@@ -125,6 +125,7 @@ func TestEnums(t *testing.T) {
 		},
 		"tsem_kind": {
 			"TSEM_KIND_EVENT": uint64(KindEvent), "TSEM_KIND_ASYNC": uint64(KindAsync), "TSEM_KIND_EXEC": uint64(KindExec),
+			"TSEM_KIND_LOG": uint64(KindLog), "TSEM_KIND_DENY": uint64(KindDeny),
 		},
 		"tsem_path_type": {
 			"TSEM_PATH_TYPE_NONE": uint64(PathInFilesystem), "TSEM_PATH_TYPE_ROOT": uint64(PathRoot),

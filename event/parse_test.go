@@ -75,7 +75,7 @@ func TestParseErrors(t *testing.T) {
 		{"version", set(offRecordVersion, 9), ErrVersion, "9"},
 		{"hook", set(offRecordHook, 200), ErrHook, "200"},
 		{"gap in the hooks", set(offRecordHook, 3), ErrHook, "3"},
-		{"kind", set(offRecordKind, 7), ErrKind, "7, of capable"},
+		{"kind", set(offRecordKind, byte(KindDeny)+1), ErrKind, "6, of capable"},
 		{"exec of another hook", set(offRecordKind, byte(KindExec)), ErrKind, "capable"},
 		{"count", set(offRecordCells, 3), ErrCell, "the header says 3"},
 		{"cut count", set(offRecordCut, 1), ErrCell, "cut, the header says 1"},

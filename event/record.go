@@ -131,7 +131,7 @@ func Parse(raw []byte) (Record, error) {
 	if r.row == nil {
 		return Record{}, fmt.Errorf("%w: %d", ErrHook, native.Uint16(raw[offRecordHook:]))
 	}
-	if k := r.Kind(); k < KindEvent || k > KindExec || (k == KindExec) != (r.row.kind == KindExec) {
+	if k := r.Kind(); k < KindEvent || k > KindDeny || (k == KindExec) != (r.row.kind == KindExec) {
 		return Record{}, fmt.Errorf("%w: %d, of %s", ErrKind, k, r.row.name)
 	}
 	if err := r.check(); err != nil {
@@ -250,6 +250,9 @@ func (c *cells) check(set cellSet) (flags uint16, err error) {
 
 // Hook returns the hook of the record.
 func (r *Record) Hook() Hook { return r.row.hook }
+
+// Untrusted says whether the record is of an untrusted task, about which nobody is asked.
+func (r *Record) Untrusted() bool { return r.Kind() == KindLog || r.Kind() == KindDeny }
 
 // Kind returns the kind of the record.
 func (r *Record) Kind() Kind { return Kind(r.raw[offRecordKind]) }

@@ -12,6 +12,8 @@ const (
 	KindEvent Kind = 1 // of a hook that may sleep: "event"
 	KindAsync Kind = 2 // of a hook that cannot: "async_event"
 	KindExec  Kind = 3 // a task got a new TASK_ID; bookkeeping, never written
+	KindLog   Kind = 4 // of an untrusted task, happens all the same: "log", action LOG
+	KindDeny  Kind = 5 // of an untrusted task, refused: "log", action DENY
 )
 
 // Hook is an LSM hook, and the type of its events: the index of the type in TSEM's

@@ -129,8 +129,11 @@ type Totals struct {
 	Crowded       uint64 // records that had to stop waiting for it, for lack of room
 	Digests       digest.Stats
 
-	// Verdicts are the events that tasks waited with, by verdict.Verdict, as the tasks
-	// found it.
+	Logged uint64 // events of untrusted tasks, about which nobody was asked
+	Denied uint64 // events that did not happen for want of trust
+
+	// Verdicts are the events that were judged, by verdict.Verdict, as the tasks found it:
+	// all that tasks waited with, and those others whose verdict was there in time.
 	Verdicts [bpf.VerdictMax]uint64
 }
 
@@ -159,6 +162,8 @@ func (n *Namespace) Totals() Totals {
 		Late:          n.joiner.late.Load(),
 		Crowded:       n.joiner.crowded.Load(),
 		Digests:       n.digests.Stats(),
+		Logged:        atomic.LoadUint64(&s.Logged),
+		Denied:        atomic.LoadUint64(&s.Denied),
 	}
 	for i := range totals.Verdicts {
 		totals.Verdicts[i] = atomic.LoadUint64(&s.Verdicts[i])

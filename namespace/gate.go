@@ -18,11 +18,12 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
 )
 
-// Judge decides about an event that a task waits with: Trusted, Untrusted, or None, which
-// leaves the decision to a later call of Namespace.Decide. It is called once for each
-// such event, in the order of the magazine, before anybody waits for a digest or writes
-// anything; the record is valid until it returns. A task waits for it in a hook, perhaps
-// with a directory locked: it must neither block nor do I/O. One call at a time.
+// Judge decides about an event: Trusted, Untrusted, or None, which leaves the decision to a
+// later call of Namespace.Decide, or DecideAsync for a record of KindAsync, with whose event
+// nobody waits. It is called once for each event of a task that is not untrusted already, in
+// the order of the magazine, before anybody waits for a digest or writes anything; the record
+// is valid until it returns. A task waits for it in a hook, perhaps with a directory locked:
+// it must neither block nor do I/O. One call at a time.
 type Judge func(*event.Record) verdict.Verdict
 
 const (
@@ -49,17 +50,25 @@ func CheckDeadline(deadline time.Duration) error {
 	return nil
 }
 
-// passing returns the verdicts with which an event happens, as the kernel half has them:
-// a bit for each.
+// passing returns the verdicts with which an event happens though its action is DENY, as the
+// kernel half has them: a bit for each.
 func (c *Config) passing() uint64 {
-	trusted, untrusted, all := uint64(1)<<verdict.Trusted, uint64(1)<<verdict.Untrusted, uint64(1)<<bpf.VerdictMax-1
-	switch {
-	case !c.Enforce:
-		return all
-	case c.FailOpen:
-		return all &^ untrusted
+	if c.FailOpen {
+		return uint64(1)<<bpf.VerdictMax - 1&^(1<<verdict.Untrusted)
 	}
-	return trusted
+	return 1 << verdict.Trusted
+}
+
+// deny returns the event types whose action is DENY, as the kernel half has them.
+func (c *Config) deny() (bits [2]uint64) {
+	hooks := c.Deny
+	if c.Enforce {
+		hooks = event.Hooks()
+	}
+	for _, hook := range hooks {
+		bits[hook/64] |= 1 << (hook % 64)
+	}
+	return bits
 }
 
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
@@ -217,14 +226,18 @@ func (n *Namespace) look() {
 	_, _ = n.magazine.Scan(n.judge)
 }
 
-// judge judges the event of a record, if a task waits with it. One that cannot be read is
+// judge judges the event of a record, if a verdict is wanted. One that cannot be read is
 // the reader's to count, who meets it too.
 func (n *Namespace) judge(raw []byte) error {
 	r, err := event.Parse(raw)
 	if err != nil || r.Slot() == 0 {
 		return nil
 	}
-	if v := n.config.Judge(&r); v != verdict.None {
+	switch v := n.config.Judge(&r); {
+	case v == verdict.None:
+	case r.Kind() == event.KindAsync:
+		_, _, _ = n.DecideAsync(r.Slot(), r.Ticket(), r.Tnum(), v)
+	default:
 		_, _ = n.Decide(r.Slot(), r.Ticket(), v)
 	}
 	return nil
@@ -235,6 +248,18 @@ func (n *Namespace) judge(raw []byte) error {
 // from any goroutine, also from the Judge.
 func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
 	return n.door.gate.Load().Decide(slot, ticket, v)
+}
+
+// DecideAsync decides about the event of a hook that cannot sleep. Mostly it comes too late
+// for the event itself; then Untrusted makes the task untrusted, so that it hits the next one.
+// distrusted says whether that was done. The rest is that of Decide.
+func (n *Namespace) DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verdict) (outcome verdict.Outcome, distrusted bool, err error) {
+	outcome, err = n.Decide(slot, ticket, v)
+	if err != nil || outcome.Won || v != verdict.Untrusted {
+		return outcome, false, err
+	}
+	distrusted, err = n.door.slots.Distrust(slot, tnum)
+	return outcome, distrusted, err
 }
 
 // GateStats returns what happened at the gates of the namespace, and how many there were:

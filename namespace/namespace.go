@@ -29,6 +29,7 @@ import (
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/digest"
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 )
@@ -47,8 +48,11 @@ type Config struct {
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.
 	Judge    Judge
 	Deadline time.Duration // how long a task waits for its verdict; DefaultDeadline
-	Enforce  bool          // an event that is not trusted, in time, does not happen
-	FailOpen bool          // with Enforce: what nobody could judge happens, what is untrusted does not
+	// The action of an event type says what becomes of an event that is not trusted, in
+	// time, and of all that an untrusted task does. DENY: it does not happen. LOG: it does.
+	Enforce  bool         // the action of all event types is DENY
+	Deny     []event.Hook // else that of these
+	FailOpen bool         // DENY: what nobody could judge happens, what is untrusted does not
 }
 
 const (
@@ -208,7 +212,7 @@ func (n *Namespace) make() error {
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Passing: n.config.passing(),
+		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil

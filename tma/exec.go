@@ -38,16 +38,16 @@ const (
 
 // Stats count the replies of an agent.
 type Stats struct {
-	Decided uint64 // that decided about an event
-	Late    uint64 // about events that waited no longer, or never did: without effect
+	Decided uint64 // that decided about an event, or made a task untrusted
+	Late    uint64 // about events that were over: without effect
 }
 
 // Exec is an agent that is a child process. It gets records as lines on its standard
 // input, and writes "trusted pid=P tnum=T" or "untrusted pid=P tnum=T" for each record
 // of type event on its standard output: for the events of one task in their order, else
 // in any. With " number=N" behind, which is that of the record, the order does not matter,
-// and replies about records of type async_event are allowed; they have no effect. Its
-// standard error goes to that of tsem-bpf.
+// and replies about records of type async_event are allowed: what is untrusted makes its task
+// untrusted, if it was too late to refuse it. Its standard error goes to that of tsem-bpf.
 //
 // An agent that ends, writes what is no reply, floods, or takes no records for as long as
 // the deadline has failed. It is killed, and from then on everything is decided Closed.
@@ -98,8 +98,8 @@ func New(args []string, stuck time.Duration, stderr io.Writer) (*Exec, error) {
 // Start starts the process, in a process group of its own: what is typed at the terminal
 // is for the workload. It is called once, before anything has to be judged, by a thread
 // whose children are not modeled.
-func (a *Exec) Start(decide Decide) error {
-	a.waits.decide = decide
+func (a *Exec) Start(decide Decide, decideAsync DecideAsync) error {
+	a.waits.decide, a.waits.decideAsync = decide, decideAsync
 	in, stdin, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start %s: %w", a, err)
@@ -130,6 +130,10 @@ func (a *Exec) String() string { return "agent " + strings.Join(a.args, " ") }
 
 // Judge is a namespace.Judge: the agent decides later. It does no I/O.
 func (a *Exec) Judge(r *event.Record) verdict.Verdict {
+	if r.Kind() == event.KindAsync {
+		a.waits.addAsync(asyncEvent{r.Number(), r.Tnum(), r.Ticket(), r.Slot(), r.TID()})
+		return verdict.None
+	}
 	return a.waits.add(r.Tnum(), waiting{slot: r.Slot(), ticket: r.Ticket(), pid: r.TID(), number: r.Number()})
 }
 

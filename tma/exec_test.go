@@ -141,7 +141,7 @@ func startAgent(t *testing.T, what string, stuck time.Duration) (*Exec, *decisio
 		t.Fatal(err)
 	}
 	d := &decisions{all: make(map[uint32]verdict.Verdict), got: make(chan struct{}, 100)}
-	if err := a.Start(d.decide); err != nil {
+	if err := a.Start(d.decide, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = a.Close() })
@@ -297,7 +297,7 @@ func TestExecGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := &decisions{all: make(map[uint32]verdict.Verdict), got: make(chan struct{}, 100)}
-		if err := a.Start(d.decide); err != nil {
+		if err := a.Start(d.decide, nil); err != nil {
 			t.Fatal(err)
 		}
 		process, err := os.FindProcess(<-started)

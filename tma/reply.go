@@ -21,6 +21,11 @@ type reply struct {
 	number  uint64 // of the event; 0: the oldest of the task that has no reply yet
 }
 
+// wrongPid is the error of a reply about a task that has another pid.
+func (r *reply) wrongPid(pid uint32) error {
+	return fmt.Errorf("%w: \"%v pid=%d tnum=%d\", but task %d has pid %d", ErrReply, r.verdict, r.pid, r.tnum, r.tnum, pid)
+}
+
 // parseReply parses a line without its line feed: a verdict, then pid, tnum and perhaps
 // number in this order, one blank between them. The error is ErrReply.
 func parseReply(line []byte) (reply, error) {

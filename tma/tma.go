@@ -25,5 +25,8 @@ var (
 // namespace.Namespace.Decide.
 type Decide func(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error)
 
+// DecideAsync decides about an event that nobody waits with: namespace.Namespace.DecideAsync.
+type DecideAsync func(slot uint32, ticket, tnum uint64, v verdict.Verdict) (outcome verdict.Outcome, distrusted bool, err error)
+
 // Trust is the agent that trusts everything: a namespace.Judge.
 func Trust(*event.Record) verdict.Verdict { return verdict.Trusted }

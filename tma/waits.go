@@ -3,7 +3,6 @@
 package tma
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/tsem-bpf/tsem-bpf/verdict"
@@ -32,8 +31,11 @@ type waits struct {
 	mu     sync.Mutex
 	tasks  map[uint64]*waiting
 	owners map[uint32]uint64 // the task number of the last task in a slot
+	async  []asyncEvent      // the latest events with which nobody waited; nil: there was none
 	closed bool
-	decide Decide
+
+	decide      Decide
+	decideAsync DecideAsync
 
 	decided, late uint64 // replies that had an effect, and that had none
 }
@@ -67,13 +69,7 @@ func (w *waits) add(tnum uint64, now waiting) verdict.Verdict {
 // reply does what a reply says. One about an event that waits no longer, or never did, and
 // one about an unknown task has no effect and is counted as late. The error is ErrReply.
 func (w *waits) reply(r reply) error {
-	slot, ticket, err := w.find(r)
-	won := false
-	if err == nil && slot != 0 {
-		var outcome verdict.Outcome
-		outcome, err = w.decide(slot, ticket, r.verdict)
-		won = outcome.Won
-	}
+	won, err := w.apply(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -83,6 +79,23 @@ func (w *waits) reply(r reply) error {
 		w.late++
 	}
 	return err
+}
+
+// apply does what a reply says, and says whether that had an effect.
+func (w *waits) apply(r reply) (bool, error) {
+	if e, ok, err := w.findAsync(r); ok || err != nil {
+		if err != nil {
+			return false, err
+		}
+		outcome, distrusted, err := w.decideAsync(e.slot, e.ticket, e.tnum, r.verdict)
+		return outcome.Won || distrusted, err
+	}
+	slot, ticket, err := w.find(r)
+	if err != nil || slot == 0 {
+		return false, err
+	}
+	outcome, err := w.decide(slot, ticket, r.verdict)
+	return outcome.Won, err
 }
 
 // find returns the slot and ticket of the event that a reply is about; slot 0: of none that
@@ -102,7 +115,7 @@ func (w *waits) find(r reply) (slot uint32, ticket uint64, err error) {
 	case t.done:
 		return 0, 0, nil
 	case r.pid != t.pid:
-		return 0, 0, fmt.Errorf("%w: \"%v pid=%d tnum=%d\", but task %d has pid %d", ErrReply, r.verdict, r.pid, r.tnum, r.tnum, t.pid)
+		return 0, 0, r.wrongPid(t.pid)
 	}
 	t.done = true
 	return t.slot, t.ticket, nil

@@ -25,6 +25,14 @@ func newHost(t *testing.T, slots int) *host {
 	h := &host{t: t, all: make([]bpf.Slot, slots), waits: newWaits()}
 	h.slots = verdict.NewSlots(h.all)
 	h.waits.decide = h.slots.Decide
+	h.waits.decideAsync = func(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error) {
+		outcome, err := h.slots.Decide(slot, ticket, v)
+		if err != nil || outcome.Won || v != verdict.Untrusted {
+			return outcome, false, err
+		}
+		distrusted, err := h.slots.Distrust(slot, tnum)
+		return outcome, distrusted, err
+	}
 	return h
 }
 
@@ -114,6 +122,51 @@ func TestWaitsNumber(t *testing.T) {
 	h.want(3, verdict.Untrusted, 1, 1)
 	h.reply(verdict.Trusted, 1, 10)
 	h.want(3, verdict.Untrusted, 1, 2)
+}
+
+// pass lets the task do something that does not wait.
+func (h *host) pass(tnum uint64, slot uint32, ticket, number uint64) {
+	h.all[slot].Word = ticket<<8 | uint64(verdict.Unasked)
+	h.all[slot].Trust = tnum << 8
+	h.waits.addAsync(asyncEvent{number: number, tnum: tnum, ticket: ticket, slot: slot, pid: uint32(tnum) + 100})
+}
+
+// TestWaitsAsync: a reply about an event that did not wait is applied to that event if it is
+// in time, and else to its task, once.
+func TestWaitsAsync(t *testing.T) {
+	h := newHost(t, 8)
+	h.pass(1, 3, 1, 10)
+	h.reply(verdict.Trusted, 1, 10)
+	h.want(3, verdict.Unasked, 0, 1)
+	h.reply(verdict.Untrusted, 1, 10) // it has its reply
+	h.want(3, verdict.Unasked, 0, 2)
+
+	h.pass(1, 3, 2, 11)
+	h.all[3].Word = 2 << 8 // it still looks
+	h.reply(verdict.Untrusted, 1, 11)
+	h.want(3, verdict.Untrusted, 1, 2)
+	if h.all[3].Trust != 1<<8 {
+		t.Error("the task finds the verdict itself")
+	}
+
+	h.pass(1, 3, 3, 12)
+	h.begin(1, 3, 4, 13) // waits already with the next event
+	h.reply(verdict.Untrusted, 1, 12)
+	h.want(3, verdict.None, 2, 2)
+	if h.all[3].Trust != 1<<8|bpf.Untrusted {
+		t.Error("the task is still trusted")
+	}
+	h.reply(verdict.Trusted, 1, 13)
+	h.want(3, verdict.Trusted, 3, 2)
+
+	h.pass(1, 3, 5, 14)
+	err := h.waits.reply(reply{verdict.Untrusted, 5, 1, 14})
+	if want := `not a reply: "untrusted pid=5 tnum=1", but task 1 has pid 101`; !errors.Is(err, ErrReply) || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	h.pass(2, 4, 1, 14+asyncKept) // takes its place
+	h.reply(verdict.Untrusted, 1, 14)
+	h.want(3, verdict.Unasked, 3, 3)
 }
 
 func TestWaitsForeignPid(t *testing.T) {

@@ -76,6 +76,9 @@ func (o Outcome) String() string {
 // verdictBits are the bits of a slot's word below the ticket.
 const verdictBits = 8
 
+// trustBits are the bits of a slot's trust below the task number.
+const trustBits = 8
+
 // Slots is the verdict map. A wait is named by its slot and its ticket, for ever: the
 // ticket counts the waits in its slot and is never set back, whoever owns the slot. All
 // methods but Close may be called from any goroutine; none allocates memory.
@@ -156,6 +159,25 @@ func (s *Slots) Decide(slot uint32, ticket uint64, v Verdict) (Outcome, error) {
 			return Outcome{Earlier: earlier}, nil
 		case atomic.CompareAndSwapUint64(word, now, now|uint64(v)):
 			return Outcome{Won: true}, nil
+		}
+	}
+}
+
+// Distrust makes the owner of a slot untrusted, if it still is the task with this number,
+// and says whether it is. That lasts until the task exits; its children inherit it.
+// ErrSlot: there is no such slot.
+func (s *Slots) Distrust(slot uint32, tnum uint64) (bool, error) {
+	if !s.has(slot) {
+		return false, ErrSlot
+	}
+	trust := &s.all[slot].Trust
+	for {
+		now := atomic.LoadUint64(trust)
+		if now>>trustBits != tnum {
+			return false, nil
+		}
+		if now&bpf.Untrusted != 0 || atomic.CompareAndSwapUint64(trust, now, now|bpf.Untrusted) {
+			return true, nil
 		}
 	}
 }

@@ -168,3 +168,30 @@ func TestSlotsDoNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestDistrust: only the task that is meant becomes untrusted, and stays so.
+func TestDistrust(t *testing.T) {
+	all := make([]bpf.Slot, 3)
+	s := NewSlots(all)
+	for _, step := range []struct {
+		before uint64
+		tnum   uint64
+		done   bool
+		after  uint64
+	}{
+		{7<<8 | 1, 7, true, 7<<8 | 3},
+		{7<<8 | 3, 7, true, 7<<8 | 3},
+		{8<<8 | 1, 7, false, 8<<8 | 1},
+		{0, 7, false, 0},
+	} {
+		all[2].Trust = step.before
+		if done, err := s.Distrust(2, step.tnum); done != step.done || err != nil || all[2].Trust != step.after {
+			t.Errorf("%+v: %t, %v, %#x", step, done, err, all[2].Trust)
+		}
+	}
+	for _, slot := range []uint32{0, 3} {
+		if _, err := s.Distrust(slot, 0); !errors.Is(err, ErrSlot) {
+			t.Errorf("slot %d: %v", slot, err)
+		}
+	}
+}

@@ -93,19 +93,10 @@ func toNumber(t *testing.T, text any) (n uint64) {
 // enforced; those before and after it do.
 func TestVerdictUntrusted(t *testing.T) {
 	needVerdicts(t)
-	secret := work + "/secret"
-	if err := os.WriteFile(secret, []byte("secret\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	judge := func(r *event.Record) verdict.Verdict {
-		if opens(r, "/secret") {
-			return verdict.Untrusted
-		}
-		return verdict.Trusted
-	}
+	secret := writeSecret(t)
 	script := "cat /etc/hostname >/dev/null && echo before; cat " + secret + "; cat /etc/hostname >/dev/null && echo after"
 	for _, enforce := range []bool{true, false} {
-		out, _ := shell(t, namespace.Config{Judge: judge, Enforce: enforce}, script)
+		out, _ := shell(t, namespace.Config{Judge: judgeSecret, Enforce: enforce}, script)
 		want := "before\nsecret\nafter\n"
 		if enforce {
 			want = "before\ncat: " + secret + ": Operation not permitted\nafter\n"

@@ -102,7 +102,7 @@ int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 	cell_file(&e, bprm->file, &digest);
 	identity = identity_compute(e.buf);
 	e.buf->head.identity = identity;
-	if (event_put(&e, false))
+	if (event_put(&e))
 		e.task->identity = identity;
 	return 0;
 }

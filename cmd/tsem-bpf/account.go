@@ -48,8 +48,17 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 			separator = ", "
 		}
 	}
-	if late > 0 {
-		fmt.Fprintf(&b, "; %d replies too late", late)
+	for _, more := range []struct {
+		count uint64
+		what  string
+	}{
+		{t.Logged, "events of untrusted tasks"},
+		{t.Denied, "events denied"},
+		{late, "replies too late"},
+	} {
+		if more.count > 0 {
+			fmt.Fprintf(&b, "; %d %s", more.count, more.what)
+		}
 	}
 	// What was read after the writing had ended.
 	if delivered := t.Balance.Delivered; t.Written < delivered {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/tma"
 )
@@ -18,7 +19,8 @@ type externalFlags struct {
 	External  bool           `help:"Let CMD wait, in each hook that can sleep, until an agent has judged the event. Needs a kernel of tier sleep (tsem-bpf check)."`
 	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: trusts everything. exec:COMMAND: a program that reads a record a line and answers, for each of type event, \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; the words of COMMAND are split at blanks (default trust)."`
 	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
-	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM. Without it verdicts are asked for and counted only."`
+	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM, and so does each later one of that task and of the children it then has. Without it they are marked only."`
+	Deny      []string       `placeholder:"TYPE,..." help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever is said of them, also those of an untrusted task."`
 	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external, what becomes of an event that nobody has judged by the deadline, or can judge because the agent has failed: open: it happens; closed: it does not (default closed with --enforce, else open)."`
 }
 
@@ -29,7 +31,7 @@ func (f *externalFlags) check(dialect string) error {
 	for _, flag := range []struct {
 		name  string
 		given bool
-	}{{"tma", f.TMA != ""}, {"deadline", f.Deadline != nil}, {"enforce", f.Enforce}, {"on-failure", f.OnFailure != ""}} {
+	}{{"tma", f.TMA != ""}, {"deadline", f.Deadline != nil}, {"enforce", f.Enforce}, {"deny", f.Deny != nil}, {"on-failure", f.OnFailure != ""}} {
 		if flag.given && !f.External {
 			return fmt.Errorf("--%s needs --external: without it no event waits for a verdict", flag.name)
 		}
@@ -47,10 +49,31 @@ func (f *externalFlags) check(dialect string) error {
 			return fmt.Errorf("--deadline=%v: %w", *f.Deadline, err)
 		}
 	}
-	if f.OnFailure == "closed" && !f.Enforce {
-		return errors.New("--on-failure=closed needs --enforce: without it nothing is refused")
+	if f.Enforce && f.Deny != nil {
+		return errors.New("--deny is part of --enforce, which refuses events of all types: leave one of them out")
+	}
+	if _, err := f.denied(); err != nil {
+		return err
+	}
+	if f.OnFailure == "closed" && !f.refuses() {
+		return errors.New("--on-failure=closed needs --enforce or --deny: without them nothing is refused")
 	}
 	return nil
+}
+
+// refuses says whether anything can be refused.
+func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != nil }
+
+// denied returns the event types of --deny.
+func (f *externalFlags) denied() (hooks []event.Hook, err error) {
+	for _, name := range f.Deny {
+		hook, ok := event.Lookup(name)
+		if !ok || hook == event.HookExec {
+			return nil, fmt.Errorf("--deny=%s: no event type; tsem-bpf check lists them", name)
+		}
+		hooks = append(hooks, hook)
+	}
+	return hooks, nil
 }
 
 // command returns the words of --tma=exec:, nil if it is another one or has none.
@@ -70,6 +93,7 @@ func (f *externalFlags) configure(config *namespace.Config, stderr io.Writer) (*
 	}
 	config.Judge, config.Deadline = tma.Trust, namespace.DefaultDeadline
 	config.Enforce, config.FailOpen = f.Enforce, f.OnFailure == "open"
+	config.Deny, _ = f.denied() // check has seen them
 	if f.Deadline != nil {
 		config.Deadline = *f.Deadline
 	}
@@ -100,7 +124,7 @@ func (s *session) agentFailed() {
 	}
 	s.agentTold = true
 	means := "happens without a verdict"
-	if s.external.Enforce && s.external.OnFailure != "open" {
+	if s.external.refuses() && s.external.OnFailure != "open" {
 		means = "is refused"
 	}
 	fmt.Fprintf(s.streams.err, "tsem-bpf: %v; every event that would wait for it %s\n", s.agent.Err(), means)

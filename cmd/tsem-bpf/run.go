@@ -126,7 +126,7 @@ func (s *session) follow(cmd *exec.Cmd) error {
 // giveUp ends the modeling before CMD has ended, unless CMD could then do what nobody has
 // trusted.
 func (s *session) giveUp() {
-	if !s.external.Enforce {
+	if !s.external.refuses() {
 		s.namespace.Shut()
 	}
 }

@@ -100,7 +100,7 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 		}
 	}
 	if err == nil && s.agent != nil {
-		err = s.agent.Start(s.namespace.Decide)
+		err = s.agent.Start(s.namespace.Decide, s.namespace.DecideAsync)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())

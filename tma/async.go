@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tma
+
+// asyncKept is how many events back a reply about an async_event may reach: 2.6 MB, far more
+// than lie in the pipe of an agent.
+const asyncKept = 1 << 16
+
+// asyncEvent is an event with which nobody waits, and about which an agent may reply.
+type asyncEvent struct {
+	number, tnum, ticket uint64
+	slot, pid            uint32
+}
+
+// addAsync notes an event with which nobody waits. The numbers of a namespace have no gaps,
+// so each stays until asyncKept more events have come.
+func (w *waits) addAsync(e asyncEvent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.async == nil {
+		w.async = make([]asyncEvent, asyncKept)
+	}
+	w.async[e.number%asyncKept] = e
+}
+
+// findAsync returns the event that a reply is about, once, if nobody waits with that. The
+// error is ErrReply.
+func (w *waits) findAsync(r reply) (e asyncEvent, ok bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r.number == 0 || w.async == nil {
+		return asyncEvent{}, false, nil
+	}
+	kept := &w.async[r.number%asyncKept]
+	switch {
+	case kept.number != r.number || kept.tnum != r.tnum:
+		return asyncEvent{}, false, nil
+	case kept.pid != r.pid:
+		return asyncEvent{}, false, r.wrongPid(kept.pid)
+	}
+	e, *kept = *kept, asyncEvent{}
+	return e, true, nil
+}

@@ -91,6 +91,7 @@ struct tsem_namespace {
 	__u64 verdicts[TSEM_VERDICT_ROOM];	/* that tasks have found when they waited or looked */
 	__u64 logged;		/* events of untrusted tasks */
 	__u64 denied;		/* events that did not happen for want of trust */
+	__u64 late;		/* releases by tsem-bpf release for an event that was over */
 	__u64 claimed;		/* bytes of the ring: where it ends when all under way is put */
 	struct tsem_share shares[TSEM_SHARES];
 };
@@ -139,7 +140,8 @@ struct tsem_slot {
 	__u32 tid;		/* in the initial pid namespace */
 	__u16 hook;		/* enum tsem_hook */
 	__u16 ns_index;
-	__u64 pad[3];
+	__u64 namespace;
+	__u64 pad[2];
 };
 
 /*

@@ -83,6 +83,7 @@ type tsemTsemNamespace struct {
 	Verdicts        [8]uint64
 	Logged          uint64
 	Denied          uint64
+	Late            uint64
 	Claimed         uint64
 	Shares          [24]struct {
 		_       structs.HostLayout
@@ -148,15 +149,16 @@ const (
 )
 
 type tsemTsemSlot struct {
-	_       structs.HostLayout
-	Word    uint64
-	Owner   uint64
-	Trust   uint64
-	Time    uint64
-	Tid     uint32
-	Hook    uint16
-	NsIndex uint16
-	Pad     [3]uint64
+	_         structs.HostLayout
+	Word      uint64
+	Owner     uint64
+	Trust     uint64
+	Time      uint64
+	Tid       uint32
+	Hook      uint16
+	NsIndex   uint16
+	Namespace uint64
+	Pad       [2]uint64
 }
 
 type tsemTsemTrust uint32

@@ -140,6 +140,7 @@ SHARED int ticket_draw(struct buffer *buf, __u32 slot)
 	s->tid = buf->head.tid;
 	s->hook = buf->head.hook;
 	s->ns_index = buf->ns_index;
+	s->namespace = buf->head.namespace;
 	/* An exchange is a full barrier: who sees the record sees the ticket. */
 	__sync_lock_test_and_set(&s->word, ticket << 8);
 	return true;

@@ -241,13 +241,9 @@ func (e *Engine) start() error {
 	if e.keeper = keeper; keeper == 0 {
 		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
 	}
-	namespaces := e.Map("namespaces")
-	memory, err := unix.Mmap(namespaces.FD(), 0, pages(int(namespaces.MaxEntries()*namespaces.ValueSize())),
-		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return fmt.Errorf("map the map namespaces: %w", err)
+	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
+		return err
 	}
-	e.memory = memory
 	// The tasks' own hooks first: no event before its task is known.
 	if err := e.attach(indispensable); err != nil {
 		return err
@@ -287,9 +283,19 @@ func attach(program *ebpf.Program) (link.Link, error) {
 	return link.AttachLSM(link.LSMOptions{Program: program})
 }
 
-func pages(size int) int {
+func mapNamespaces(m *ebpf.Map) ([]byte, error) {
 	page := syscall.Getpagesize()
-	return (size + page - 1) / page * page
+	size := (int(m.MaxEntries()*m.ValueSize()) + page - 1) / page * page
+	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the map namespaces: %w", err)
+	}
+	return memory, nil
+}
+
+func namespaceIn(memory []byte, index uint32) *bpf.Namespace {
+	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/int(unsafe.Sizeof(bpf.Namespace{})))
+	return &all[index]
 }
 
 // Support returns what was found out about the kernel.
@@ -313,8 +319,7 @@ func (e *Engine) NamespacesMax() uint32 { return e.Map("namespaces").MaxEntries(
 // Namespace returns the state of the namespace at an index. It is the kernel's own memory: use atomic
 // operations, and do not touch it after Close.
 func (e *Engine) Namespace(index uint32) *bpf.Namespace {
-	all := unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(e.memory))), e.NamespacesMax())
-	return &all[index]
+	return namespaceIn(e.memory, index)
 }
 
 // Keeper returns the thread group id of this process as the kernel half knows it, which

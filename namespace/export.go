@@ -129,8 +129,9 @@ type Totals struct {
 	Crowded       uint64 // records that had to stop waiting for it, for lack of room
 	Digests       digest.Stats
 
-	Logged uint64 // events of untrusted tasks, about which nobody was asked
-	Denied uint64 // events that did not happen for want of trust
+	Logged       uint64 // events of untrusted tasks, about which nobody was asked
+	Denied       uint64 // events that did not happen for want of trust
+	LateReleases uint64 // by tsem-bpf release, for an event that was over
 
 	// Verdicts are the events that were judged, by verdict.Verdict, as the tasks found it:
 	// all that tasks waited with, and those others whose verdict was there in time.
@@ -164,6 +165,7 @@ func (n *Namespace) Totals() Totals {
 		Digests:       n.digests.Stats(),
 		Logged:        atomic.LoadUint64(&s.Logged),
 		Denied:        atomic.LoadUint64(&s.Denied),
+		LateReleases:  atomic.LoadUint64(&s.Late),
 	}
 	for i := range totals.Verdicts {
 		totals.Verdicts[i] = atomic.LoadUint64(&s.Verdicts[i])

@@ -182,6 +182,57 @@ func (s *Slots) Distrust(slot uint32, tnum uint64) (bool, error) {
 	}
 }
 
+// Wait is an event whose verdict is still to come, as its slot tells.
+type Wait struct {
+	Slot      uint32
+	Ticket    uint64
+	Namespace uint64
+	TID       uint32 // in the initial pid namespace
+	Tnum      uint64
+	Hook      uint16
+	Since     uint64 // the time of the event: CLOCK_BOOTTIME, ns
+}
+
+// Waits returns the events that wait, by slot. Of what changes meanwhile some may be in it.
+func (s *Slots) Waits() []Wait {
+	var all []Wait
+	for i := 1; i < len(s.all); i++ {
+		if ticket, v := split(atomic.LoadUint64(&s.all[i].Word)); v != None || ticket == 0 {
+			continue
+		}
+		if w, ok := s.latest(uint32(i)); ok && s.undecided(w.Slot, w.Ticket) {
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// IndexOf returns the index of the namespace of the first task whose latest event is such,
+// whether it waits or is over. It is false if there is none.
+func (s *Slots) IndexOf(is func(w Wait) bool) (index uint32, found bool) {
+	for i := 1; i < len(s.all); i++ {
+		if atomic.LoadUint64(&s.all[i].Owner) == 0 {
+			continue
+		}
+		if w, ok := s.latest(uint32(i)); ok && is(w) {
+			return uint32(s.all[i].NsIndex), true
+		}
+	}
+	return 0, false
+}
+
+// latest returns the latest event of a slot; it is false if that changed meanwhile.
+func (s *Slots) latest(slot uint32) (Wait, bool) {
+	one := &s.all[slot]
+	ticket, _ := split(atomic.LoadUint64(&one.Word))
+	w := Wait{
+		Slot: slot, Ticket: ticket, Namespace: atomic.LoadUint64(&one.Namespace), TID: atomic.LoadUint32(&one.Tid),
+		Tnum: atomic.LoadUint64(&one.Trust) >> trustBits, Hook: one.Hook, Since: atomic.LoadUint64(&one.Time),
+	}
+	again, _ := split(atomic.LoadUint64(&one.Word))
+	return w, again == ticket
+}
+
 // undecided says whether a wait goes on.
 func (s *Slots) undecided(slot uint32, ticket uint64) bool {
 	now, v, err := s.Load(slot)

@@ -54,7 +54,7 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 	}{
 		{t.Logged, "events of untrusted tasks"},
 		{t.Denied, "events denied"},
-		{late, "replies too late"},
+		{late + t.LateReleases, "replies too late"},
 	} {
 		if more.count > 0 {
 			fmt.Fprintf(&b, "; %d %s", more.count, more.what)

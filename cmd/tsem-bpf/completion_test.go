@@ -16,7 +16,7 @@ import (
 func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"tsem-bpf":                                   "",
-		"tsem-bpf ":                                  "check run export completion",
+		"tsem-bpf ":                                  "check run export pending release completion",
 		"tsem-bpf  e":                                "export",
 		"tsem-bpf --v":                               "--version",
 		"tsem-bpf wrong ":                            "",

@@ -19,7 +19,7 @@ import (
 
 // Exit statuses of tsem-bpf itself, as env(1) and timeout(1) have them.
 const (
-	exitUnusable    = 1   // check: this kernel cannot be used as it is
+	exitUnusable    = 1   // check: this kernel cannot be used as it is; release: no such event waits
 	exitUsage       = 2   // wrong flag or argument
 	exitFailed      = 125 // tsem-bpf failed
 	exitNotRunnable = 126 // CMD is there and cannot be run
@@ -30,6 +30,9 @@ type commands struct {
 	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
 	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
+
+	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
+	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 

@@ -94,6 +94,25 @@ cost-test-%: vm-setup
 	GOTMPDIR=$(CURDIR)/build/tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
 
+# By instructions, then by time with two CPUs; in one machine each.
+ROUNDS := 5
+OPENS := 2000
+
+.PHONY: gate-cost
+gate-cost: gate-cost-6.12 ## Compare a wait for a verdict with fanotify and seccomp (ROUNDS=5 OPENS=2000).
+
+.PHONY: gate-cost-%
+gate-cost-%: vm-setup build
+	@mkdir -p build/tmp
+	$(call gate-cost,$*,TSEM_EXACT=1,-i -c 1)
+	$(call gate-cost,$*,,-r -c 2)
+
+# $(call gate-cost,KERNEL,ENVIRONMENT,FLAGS OF VMTEST/RUN)
+define gate-cost
+	GOTMPDIR=$(CURDIR)/build/tmp $(2) TSEM_ROUNDS=$(ROUNDS) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
+		-run '^TestGateCost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
+endef
+
 .PHONY: verifier-stats
 verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md and vmtest/verifier.budget.
 	@vmtest/verifier-stats

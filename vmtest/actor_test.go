@@ -331,6 +331,7 @@ var acts = map[string]act{
 	},
 	"paths":      actPaths,
 	"opens":      actOpens,
+	"asks":       actAsks,
 	"flood":      actFlood,
 	"gatekeeper": actGatekeeper,
 	"wait":       actWait,

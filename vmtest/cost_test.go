@@ -65,9 +65,9 @@ func costOf(t *testing.T, run func(*exec.Cmd) ([]byte, error)) costs {
 }
 
 // inNamespace runs a command in a namespace whose records are encoded and thrown away.
-func inNamespace(t *testing.T) func(*exec.Cmd) ([]byte, error) {
+func inNamespace(t *testing.T, config namespace.Config) func(*exec.Cmd) ([]byte, error) {
 	return func(cmd *exec.Cmd) ([]byte, error) {
-		n, err := namespace.New(engine, namespace.Config{})
+		n, err := namespace.New(engine, config)
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +111,7 @@ func TestCallCost(t *testing.T) {
 	plainly := (*exec.Cmd).Output
 	costOf(t, plainly) // what the kernel does at first use only
 	attached := costOf(t, plainly)
-	modeled := costOf(t, inNamespace(t))
+	modeled := costOf(t, inNamespace(t, namespace.Config{}))
 	if err := engine.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -57,16 +57,16 @@ func TestExternalShadow(t *testing.T) {
 	needExternal(t)
 	records := filepath.Join(t.TempDir(), "events.json")
 	stdout, stderr, status := external(t, "--enforce", "--tma", "exec:../examples/distrust-shadow.py", "-o", records, "--",
-		"sh", "-c", "cat /etc/hostname >/dev/null && echo before; cat /etc/shadow; echo $?; cat /etc/hostname >/dev/null && echo after")
+		"sh", "-c", "cat /etc/hostname >/dev/null && echo before; cat /etc/shadow /etc/hostname; echo $?; cat /etc/hostname >/dev/null && echo after")
 	if stdout != "before\n1\nafter\n" || status != 0 {
 		t.Errorf("status %d: %q", status, stdout)
 	}
-	for _, want := range []string{"cat: /etc/shadow: Operation not permitted\n", "distrust-shadow: cat opens /etc/shadow\n", " trusted, 1 untrusted", "0 refused"} {
+	for _, want := range []string{"cat: /etc/shadow: Operation not permitted\n", "cat: /etc/hostname: Operation not permitted\n", "distrust-shadow: cat opens /etc/shadow\n", " trusted, 1 untrusted", "0 refused"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("%q is not in it", want)
 		}
 	}
-	first, err := os.ReadFile(records)
+	all, err := os.ReadFile(records)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,9 +74,14 @@ func TestExternalShadow(t *testing.T) {
 		Export    struct{ Type string }
 		Aggregate struct{ Value string }
 	}
-	line, _, _ := bytes.Cut(first, []byte("\n"))
+	line, rest, _ := bytes.Cut(all, []byte("\n"))
 	if err := json.Unmarshal(line, &record); err != nil || record.Export.Type != "aggregate" || len(record.Aggregate.Value) != 64 {
 		t.Errorf("the first record: %v: %s", err, line)
+	}
+	// What it does then is logged, and nothing but that.
+	const log = `{"export": {"type": "log"}, "log": {"process": "cat", "event": "file_open", "action": "DENY"}, "event": {`
+	if n := bytes.Count(rest, []byte(`"type": "log"`)); !bytes.Contains(rest, []byte(log)) || n != bytes.Count(rest, []byte(log)) {
+		t.Errorf("%d log records, not all of them %s", n, log)
 	}
 }
 

@@ -5,11 +5,15 @@
 package vmtest
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -116,6 +120,41 @@ func TestTrust(t *testing.T) {
 					o.totals.Denied, denied, o.totals.Logged, logged, o.totals.Verdicts)
 			}
 		})
+	}
+}
+
+// TestTrustNoRoom: what nobody can be told of, for lack of room, does not happen, enforced or
+// not, and is counted.
+func TestTrustNoRoom(t *testing.T) {
+	needVerdicts(t)
+	if err := os.WriteFile(held, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, enforce := range []bool{true, false} {
+		n, err := namespace.New(engine, namespace.Config{Judge: trustAll, Enforce: enforce, Wait: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		cmd := exec.Command(work + "/actor")
+		cmd.Env = append(os.Environ(), "TSEM_LABOR=fill 10000", "GOMAXPROCS=1")
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, os.Stderr
+		if err := n.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		const want = "cannot allocate memory cannot allocate memory\ndone\n"
+		if err := cmd.Wait(); err != nil || out.String() != want {
+			t.Errorf("enforce %v: %v, %q", enforce, err, out.String())
+		}
+		n.Shut()
+		if err := n.Export(context.Background(), event.Current, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		b := n.Totals().Balance
+		if err := b.Err(); err != nil || b.Refused[0].Count < 2 {
+			t.Errorf("enforce %v: %v, %+v", enforce, err, b)
+		}
 	}
 }
 

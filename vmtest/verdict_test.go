@@ -170,12 +170,20 @@ func TestVerdictNever(t *testing.T) {
 	}
 	for _, enforce := range []bool{true, false} {
 		start := time.Now()
-		_, o := shell(t, namespace.Config{Judge: judge, Enforce: enforce, Deadline: time.Second}, "cat /etc/hostname >/dev/null")
+		out, o := shell(t, namespace.Config{Judge: judge, Enforce: enforce, Deadline: time.Second},
+			"read x 2>/dev/null </etc/hostname && echo read; read x 2>/dev/null </etc/os-release && echo trusted")
 		if took := time.Since(start); took < time.Second {
 			t.Errorf("enforce %v: it did not wait, %v", enforce, took)
 		}
-		if failed := o.exit != nil; failed != enforce {
-			t.Errorf("enforce %v: %v", enforce, o.exit)
+		want := "read\ntrusted\n"
+		if enforce {
+			want = ""
+		}
+		if out != want || o.totals.Verdicts[verdict.Late] != 1 {
+			t.Errorf("enforce %v: %q, want %q; %d late", enforce, out, want, o.totals.Verdicts[verdict.Late])
+		}
+		if logged := o.totals.Logged > 0; logged != enforce {
+			t.Errorf("enforce %v: %d events of untrusted tasks", enforce, o.totals.Logged)
 		}
 	}
 }

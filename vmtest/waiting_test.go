@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,8 @@ func laborer(labor string) {
 		openMany(n)
 	case "rename":
 		renameMany(n)
+	case "fill":
+		fillMagazine(n)
 	}
 	fmt.Println("done")
 }
@@ -78,6 +81,24 @@ func openMany(n int) {
 		must(unix.Close(fd))
 	}
 	<-caught // at least one
+}
+
+// fillMagazine does two things, one in a hook that can sleep and one in a hook that cannot,
+// until there is no room for their records, n times at most, and tells how each ended. Large
+// values fill a magazine soon.
+func fillMagazine(n int) {
+	fd, err := unix.Open(held, unix.O_RDONLY, 0)
+	must(err)
+	debug.SetGCPercent(-1) // without room it could have no memory, either
+	value, pid := make([]byte, 60_000), os.Getpid()
+	var set, kill error
+	for i := 0; i < n && set != unix.ENOMEM; i++ {
+		set = unix.Fsetxattr(fd, "user.fill", value, 0)
+	}
+	for i := 0; i < n && kill != unix.ENOMEM; i++ {
+		kill = unix.Kill(pid, 0)
+	}
+	fmt.Println(set, kill)
 }
 
 // renameMany creates, renames and removes files of one directory in several processes.

@@ -30,13 +30,32 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
-// laborer is a process in a namespace whose events wait: what it does, and how often, is
-// in TSEM_LABOR. It says one line for whatever went wrong, and what the test waits for.
-func laborer(labor string) {
-	name, count, _ := strings.Cut(labor, " ")
-	n, err := strconv.Atoi(count)
+// rounds is how often a test does what can be done over and over: TSEM_ROUNDS times, or
+// the few times that it is worth on every run.
+func rounds(few int) int {
+	text := os.Getenv("TSEM_ROUNDS")
+	if text == "" {
+		return few
+	}
+	n, err := strconv.Atoi(text)
 	must(err)
-	switch name {
+	return n
+}
+
+// laborer is a process in a namespace whose events wait: what it does, and how often, is
+// in TSEM_LABOR: a name, a number, and perhaps a path. It says one line for whatever went
+// wrong, and what the test waits for.
+func laborer(labor string) {
+	words := append(strings.Fields(labor), "")
+	n, err := strconv.Atoi(words[1])
+	must(err)
+	switch words[0] {
+	case "obey":
+		obey(words[2])
+		return
+	case "trace":
+		trace(n)
+		return
 	case "wait":
 		waitMany(n)
 	case "open":

@@ -2,8 +2,8 @@
 /*
  * From a raised event to a numbered record in the magazine:
  *
- *   EVENT         the event of a hook, with what an earlier BPF program answered
- *   modeled       does the task live in a modeling namespace?
+ *   EVENT         the event of a hook, unless an earlier BPF program refused it
+ *   modeled       does the task live in a modeling namespace that wants such events?
  *   event_begin   count the event, wait for room, claim a buffer, header
  *   (cells.h ...) describe
  *   event_end     reserve, number, write, submit; or refuse and count why; where the
@@ -21,19 +21,38 @@ struct event {
 	struct tsem_namespace *ns;
 	struct tsem_task *task;
 	struct buffer *buf;	/* from event_begin to event_end */
-	int result;		/* what the hook returns */
+	bool undescribed;	/* it is an event, and has no record */
 	__u16 hook;		/* enum tsem_hook */
 	bool atomic;		/* the program cannot sleep, whatever the hook may */
 };
 
 /*
- * ret is what the BPF programs before this one answered, the argument that follows the
- * hook's own; 0 in a hook that has no result.
+ * Begins the program of a hook, with its event. ret, the argument that follows the hook's
+ * own, is what the BPF programs before this one answered: what they refused does not happen
+ * and is no event. It is returned here, as it came: where it could also be another result
+ * the compiler would cut it to 32 bits, and the verifier no longer know its range.
  */
-#define EVENT(name, ret) { .hook = TSEM_HOOK_##name, .result = ret }
+#define EVENT(e, name, ret)						\
+	struct event e = { .hook = TSEM_HOOK_##name };			\
+	if (ret)							\
+		return ret
+
+/*
+ * A result. The verifier wants to see its range; what the compiler keeps in a register
+ * meanwhile it may forget, as soon as there is a loop.
+ */
+#define RESULT(value)								\
+	({									\
+		long __result;							\
+		asm volatile("%0 = %1" : "=r"(__result) : "i"(value));		\
+		(int)__result;							\
+	})
 
 /* An event that is raised in another hook than its own, which cannot sleep. */
-#define EVENT_ATOMIC(name, ret) { .hook = TSEM_HOOK_##name, .result = ret, .atomic = true }
+#define EVENT_ATOMIC(e, name, ret)					\
+	struct event e = { .hook = TSEM_HOOK_##name, .atomic = true };	\
+	if (ret)							\
+		return ret
 
 /* What the list says of a hook (hooks.h); a constant where the hook is one. */
 static __always_inline enum tsem_kind listed_kind(__u16 hook)
@@ -77,18 +96,28 @@ static __always_inline enum tsem_share_of share_of(const struct event *e)
 }
 
 /*
- * The first question of every hook; cheap where the answer is no. What an earlier
- * program refused does not happen and is no event.
+ * Is the task in a namespace? The first question of a hook that keeps books, whether it
+ * raises events or not.
  */
-static __always_inline bool modeled(struct event *e)
+static __always_inline bool booked(struct event *e)
 {
-	if (e->result)
-		return false;
 	e->task = current_task();
 	if (!e->task)
 		return false;
 	e->ns = namespace_of(e->task);
 	return e->ns;
+}
+
+/* Does its namespace want the events of the hook? */
+static __always_inline bool wanted(const struct event *e)
+{
+	return e->ns->events[e->hook / 64] >> e->hook % 64 & 1;
+}
+
+/* The first question of every other hook; cheap where the answer is no. */
+static __always_inline bool modeled(struct event *e)
+{
+	return booked(e) && wanted(e);
 }
 
 /*
@@ -110,9 +139,16 @@ static __always_inline bool event_begin(struct event *e)
 		e->buf->head.share = share_of(e);
 		return true;
 	}
-	if (e->ns->flags & TSEM_NS_EXTERNAL)
-		e->result = -ENOMEM;
+	e->undescribed = true;
 	return false;
+}
+
+/* What a hook returns for which the beginning of an event was false. */
+static __always_inline int unraised(const struct event *e)
+{
+	if (e->undescribed && (e->ns->flags & TSEM_NS_EXTERNAL))
+		return RESULT(-ENOMEM);
+	return RESULT(0);
 }
 
 /* Ends a record that is no event: says whether it is in the magazine. The buffer is gone. */
@@ -170,10 +206,7 @@ static __always_inline bool trusted(const struct event *e)
 	return may_sleep(e) ? allowed(ns_index, slot, e->hook) : allowed_now(ns_index, slot, e->hook);
 }
 
-/*
- * Ends an event, and with it its hook: what it returns is the hook's result. Constants,
- * behind barriers: the verifier wants to see the range of a result.
- */
+/* Ends an event, and with it its hook: what it returns is the hook's result. */
 static __always_inline int event_end_as(struct event *e, bool with_value)
 {
 	struct buffer *buf = e->buf;
@@ -182,14 +215,11 @@ static __always_inline int event_end_as(struct event *e, bool with_value)
 	e->buf = NULL;
 	ending = with_value ? event_conclude_with_value(buf, e->ns, e->task->slot)
 			    : event_conclude(buf, e->ns, e->task->slot);
-	if (ending == NO_ROOM) {
-		barrier();
-		return -ENOMEM;
-	}
+	if (ending == NO_ROOM)
+		return RESULT(-ENOMEM);
 	if (ending == HAPPENS || (ending == JUDGED && trusted(e)))
-		return 0;
-	barrier();
-	return -EPERM;
+		return RESULT(0);
+	return RESULT(-EPERM);
 }
 
 static __always_inline int event_end(struct event *e)

@@ -71,7 +71,8 @@ struct tsem_namespace {
 	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
-	__u64 deny[2];		/* a bit for each hook: the action of its event is DENY, else LOG */
+	__u64 events[2];	/* a bit for each hook: its events are raised */
+	__u64 deny[2];		/* the same: the action of its event is DENY, else LOG */
 	__u64 passing;		/* a bit for each verdict: 1 << verdict, if DENY lets such an event happen */
 
 	__u64 raised;		/* events */

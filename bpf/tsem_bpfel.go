@@ -64,6 +64,7 @@ type tsemTsemNamespace struct {
 	Pad             uint32
 	Wait            uint64
 	Beat            uint64
+	Events          [2]uint64
 	Deny            [2]uint64
 	Passing         uint64
 	Raised          uint64

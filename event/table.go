@@ -2,7 +2,12 @@
 
 package event
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Kind is the kind of a record.
 type Kind uint8
@@ -137,6 +142,46 @@ func Hooks() []Hook {
 		}
 	}
 	return hooks
+}
+
+// ParseHooks returns the event types of a list like "file_open,socket_connect" or
+// "all,!capable": each name adds one, "all" adds all, and a name behind "!" takes one away.
+// A list that begins with "!" begins with all. The error names the word and the rule; a list
+// that leaves none is one, too.
+func ParseHooks(list string) ([]Hook, error) {
+	chosen := make(map[Hook]bool)
+	all := func() {
+		for _, hook := range Hooks() {
+			chosen[hook] = true
+		}
+	}
+	if strings.HasPrefix(list, "!") {
+		all()
+	}
+	for word := range strings.SplitSeq(list, ",") {
+		name, without := strings.CutPrefix(word, "!")
+		hook, ok := Lookup(name)
+		switch {
+		case word == "all":
+			all()
+		case !ok || hook == HookExec:
+			return nil, fmt.Errorf("%q is no type of event; one of %s, or all", name, strings.Join(names(), " "))
+		default:
+			chosen[hook] = !without
+		}
+	}
+	hooks := slices.DeleteFunc(Hooks(), func(hook Hook) bool { return !chosen[hook] })
+	if len(hooks) == 0 {
+		return nil, errors.New("it leaves no type of event")
+	}
+	return hooks, nil
+}
+
+func names() (names []string) {
+	for _, hook := range Hooks() {
+		names = append(names, hook.String())
+	}
+	return names
 }
 
 // Lookup returns the hook of a name.

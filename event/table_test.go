@@ -95,3 +95,56 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+func TestParseHooks(t *testing.T) {
+	all := len(Hooks())
+	for list, want := range map[string]struct {
+		count int
+		has   string
+		err   string
+	}{
+		"file_open":                      {count: 1, has: "file_open"},
+		"capable,file_open,capable":      {count: 2, has: "file_open"},
+		"all":                            {count: all, has: "capable"},
+		"all,!capable":                   {count: all - 1, has: "file_open"},
+		"!capable,!file_open":            {count: all - 2, has: "task_kill"},
+		"!capable,capable":               {count: all, has: "capable"},
+		"":                               {err: `"" is no type of event; one of task_kill `},
+		"file_open,":                     {err: `"" is no type`},
+		"file_open, capable":             {err: `" capable" is no type`},
+		"!all":                           {err: `"all" is no type`},
+		"file_open,bprm_committed_creds": {err: `"bprm_committed_creds" is no type`},
+		"capable,!capable":               {err: "it leaves no type of event"},
+	} {
+		hooks, err := ParseHooks(list)
+		if want.err != "" {
+			if err == nil || !strings.HasPrefix(err.Error(), want.err) {
+				t.Errorf("%q: %v, want %s", list, err, want.err)
+			}
+			continue
+		}
+		hook, _ := Lookup(want.has)
+		if err != nil || len(hooks) != want.count || !slices.Contains(hooks, hook) || !slices.IsSorted(hooks) {
+			t.Errorf("%q: %v, %v", list, hooks, err)
+		}
+	}
+}
+
+// FuzzParseHooks: whatever is accepted means the same when it is written out.
+func FuzzParseHooks(f *testing.F) {
+	f.Add("all,!capable")
+	f.Add("file_open,,")
+	f.Fuzz(func(t *testing.T, list string) {
+		hooks, err := ParseHooks(list)
+		if err != nil {
+			return
+		}
+		var names []string
+		for _, hook := range hooks {
+			names = append(names, hook.String())
+		}
+		if again, err := ParseHooks(strings.Join(names, ",")); err != nil || !slices.Equal(again, hooks) {
+			t.Errorf("%q: %v, then %v, %v", list, hooks, again, err)
+		}
+	})
+}

@@ -60,15 +60,11 @@ func (c *Config) passing() uint64 {
 }
 
 // deny returns the event types whose action is DENY, as the kernel half has them.
-func (c *Config) deny() (bits [2]uint64) {
-	hooks := c.Deny
+func (c *Config) deny() [2]uint64 {
 	if c.Enforce {
-		hooks = event.Hooks()
+		return bitsOf(event.Hooks())
 	}
-	for _, hook := range hooks {
-		bits[hook/64] |= 1 << (hook % 64)
-	}
-	return bits
+	return bitsOf(c.Deny)
 }
 
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they

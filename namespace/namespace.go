@@ -44,6 +44,7 @@ type Config struct {
 	NSRefCurrent bool          // ids as the user namespace of the task sees them, not the initial one
 	Cache        int           // KiB of the magazine that each hook that cannot sleep has to itself; DefaultCache
 	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
+	Events       []event.Hook  // the types that are raised, all others are none; all
 
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.
 	Judge    Judge
@@ -212,7 +213,7 @@ func (n *Namespace) make() error {
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Deny: n.config.deny(), Passing: n.config.passing(),
+		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil
@@ -249,6 +250,21 @@ func (n *Namespace) takeIndex() error {
 		}
 	}
 	return fmt.Errorf("%w: %d are in use", ErrFull, most-1)
+}
+
+// events returns the event types that are raised, as the kernel half has them.
+func (c *Config) events() [2]uint64 {
+	if c.Events == nil {
+		return bitsOf(event.Hooks())
+	}
+	return bitsOf(c.Events)
+}
+
+func bitsOf(hooks []event.Hook) (bits [2]uint64) {
+	for _, hook := range hooks {
+		bits[hook/64] |= 1 << (hook % 64)
+	}
+	return bits
 }
 
 // ID returns the id of the namespace, the "context" of its records.

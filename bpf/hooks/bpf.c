@@ -5,10 +5,10 @@
 SEC("lsm.s/bpf_map")
 int BPF_PROG(bpf_map, struct bpf_map *map, fmode_t fmode, int ret)
 {
-	struct event e = EVENT(bpf_map, ret);
+	EVENT(e, bpf_map, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_scalar(&e, map->map_type);
 	cell_scalar(&e, fmode);
 	return event_end(&e);

@@ -13,15 +13,15 @@
 SEC("lsm.s/file_open")
 int BPF_PROG(file_open, struct file *file, int ret)
 {
-	struct event e = EVENT(file_open, ret);
+	EVENT(e, file_open, ret);
 	struct digest digest;
 
 	if (!modeled(&e) || !S_ISREG(file->f_inode->i_mode) || is_inner_file(&e, file))
-		return e.result;
+		return unraised(&e);
 	/* Not read here: IMA would wait for an open that is not finished. */
 	take_digest(&e, file, 0, &digest);
 	if (!event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_file(&e, file, &digest);
 	return event_end(&e);
 }
@@ -35,24 +35,24 @@ SEC("lsm.s/mmap_file")
 int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags, int ret)
 {
-	struct event e = EVENT(mmap_file, ret);
+	EVENT(e, mmap_file, ret);
 	struct digest digest = {};
 	__u64 address = 0;
 
 	if (!modeled(&e))
-		return e.result;
+		return unraised(&e);
 	bpf_get_func_arg(ctx, 0, &address);
 	if (address && file) {
 		struct inode *inode = file->f_inode;
 
 		if (!S_ISREG(inode->i_mode) || is_pseudo_filesystem(inode->i_sb->s_magic))
-			return e.result;
+			return unraised(&e);
 		take_digest(&e, file, DIGEST_READ, &digest);
 	} else if (!(reqprot & PROT_EXEC)) {
-		return e.result;
+		return unraised(&e);
 	}
 	if (!event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	if (address && file)
 		cell_file(&e, file, &digest);
 	else
@@ -65,14 +65,14 @@ int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long 
 SEC("lsm.s/file_ioctl")
 int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
 {
-	struct event e = EVENT(file_ioctl, ret);
+	EVENT(e, file_ioctl, ret);
 	struct digest digest;
 
 	if (!modeled(&e) || is_inner_file(&e, file))
-		return e.result;
+		return unraised(&e);
 	take_digest(&e, file, DIGEST_READ, &digest);
 	if (!event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_file(&e, file, &digest);
 	cell_scalar(&e, cmd);
 	return event_end(&e);

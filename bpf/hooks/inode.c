@@ -16,13 +16,13 @@
 SEC("lsm.s/inode_create")
 int BPF_PROG(inode_create, struct inode *dir, struct dentry *dentry, umode_t mode, int ret)
 {
-	struct event e = EVENT(inode_create, ret);
+	EVENT(e, inode_create, ret);
 
-	if (!modeled(&e))
-		return e.result;
+	if (!booked(&e))
+		return unraised(&e);
 	creation_begin(&e, dir, dentry);
-	if (!event_begin(&e))
-		return e.result;
+	if (!wanted(&e) || !event_begin(&e))
+		return unraised(&e);
 	cell_inode(&e, dir);
 	cell_new_dentry(&e, dentry);
 	cell_scalar(&e, mode);
@@ -69,10 +69,10 @@ int BPF_PROG(inode_free_security, struct inode *inode)
 SEC("lsm.s/inode_unlink")
 int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry, int ret)
 {
-	struct event e = EVENT(inode_unlink, ret);
+	EVENT(e, inode_unlink, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_inode(&e, dir);
 	cell_dentry(&e, dentry, true);
 	return event_end(&e);
@@ -82,10 +82,10 @@ SEC("lsm.s/inode_rename")
 int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
 	     struct inode *new_dir, struct dentry *new_dentry, int ret)
 {
-	struct event e = EVENT(inode_rename, ret);
+	EVENT(e, inode_rename, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_inode(&e, old_dir);
 	cell_dentry(&e, old_dentry, false);
 	cell_inode(&e, new_dir);
@@ -96,10 +96,10 @@ int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
 SEC("lsm.s/inode_getattr")
 int BPF_PROG(inode_getattr, const struct path *path, int ret)
 {
-	struct event e = EVENT(inode_getattr, ret);
+	EVENT(e, inode_getattr, ret);
 
 	if (!modeled(&e) || is_inner(&e, mount_is_private(path->mnt)) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_mounted_dentry(&e, path);
 	return event_end(&e);
 }
@@ -113,11 +113,11 @@ SEC("lsm.s/inode_setxattr")
 int BPF_PROG(inode_setxattr, void *idmap, struct dentry *dentry, const char *name,
 	     const void *unreadable, size_t size, int flags, int ret)
 {
-	struct event e = EVENT(inode_setxattr, ret);
+	EVENT(e, inode_setxattr, ret);
 	__u64 value = 0;
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	bpf_get_func_arg(ctx, 3, &value);
 	cell_dentry(&e, dentry, false);
 	cell_string(&e, name);
@@ -135,11 +135,11 @@ SEC("lsm/inode_set_acl")
 int BPF_PROG(inode_set_acl, void *idmap, struct dentry *dentry, const char *name,
 	     const void *unreadable, int ret)
 {
-	struct event e = EVENT_ATOMIC(inode_setxattr, ret);
+	EVENT_ATOMIC(e, inode_setxattr, ret);
 	__u64 acl = 0;
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	bpf_get_func_arg(ctx, 3, &acl);
 	cell_dentry(&e, dentry, false);
 	cell_string(&e, name);

@@ -61,10 +61,10 @@ static __always_inline void cell_ipc(struct event *e, struct kern_ipc_perm *perm
 SEC("lsm/shm_shmat")
 int BPF_PROG(shm_shmat, struct kern_ipc_perm *perm, char *address, int shmflg, int ret)
 {
-	struct event e = EVENT(shm_shmat, ret);
+	EVENT(e, shm_shmat, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_ipc(&e, perm);
 	cell_scalar(&e, shmflg);
 	return event_end(&e);

@@ -8,14 +8,14 @@
 SEC("lsm.s/kernel_read_file")
 int BPF_PROG(kernel_read_file, struct file *file, int id, bool contents, int ret)
 {
-	struct event e = EVENT(kernel_read_file, ret);
+	EVENT(e, kernel_read_file, ret);
 	struct digest digest;
 
 	if (!modeled(&e))
-		return e.result;
+		return unraised(&e);
 	take_digest(&e, file, DIGEST_PSEUDO | DIGEST_ZERO, &digest);
 	if (!event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_file(&e, file, &digest);
 	cell_scalar(&e, id);
 	cell_scalar(&e, contents);

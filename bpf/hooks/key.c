@@ -5,10 +5,10 @@
 SEC("lsm/key_alloc")
 int BPF_PROG(key_alloc, struct key *key, const struct cred *cred, unsigned long flags, int ret)
 {
-	struct event e = EVENT(key_alloc, ret);
+	EVENT(e, key_alloc, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_creds(&e, cred);
 	cell_scalar(&e, flags);
 	return event_end(&e);

@@ -6,11 +6,11 @@ SEC("lsm.s/sb_mount")
 int BPF_PROG(sb_mount, const char *dev_name, const struct path *path, const char *type,
 	     unsigned long flags, void *data, int ret)
 {
-	struct event e = EVENT(sb_mount, ret);
+	EVENT(e, sb_mount, ret);
 	struct created none = {};
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_string(&e, dev_name);
 	cell_path(&e, path, &none);
 	cell_string(&e, type);

@@ -66,10 +66,10 @@ static __always_inline bool socket_event(struct event *e, struct socket *sock,
 SEC("lsm.s/socket_create")
 int BPF_PROG(socket_create, int family, int type, int protocol, int kern, int ret)
 {
-	struct event e = EVENT(socket_create, ret);
+	EVENT(e, socket_create, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_scalar(&e, family);
 	cell_scalar(&e, type);
 	cell_scalar(&e, protocol);
@@ -96,20 +96,20 @@ int BPF_PROG(socket_post_create, struct socket *sock, int family, int type, int 
 SEC("lsm.s/socket_connect")
 int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
-	struct event e = EVENT(socket_connect, ret);
+	EVENT(e, socket_connect, ret);
 
 	if (!socket_event(&e, sock, address, addrlen))
-		return e.result;
+		return unraised(&e);
 	return event_end(&e);
 }
 
 SEC("lsm.s/socket_bind")
 int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
 {
-	struct event e = EVENT(socket_bind, ret);
+	EVENT(e, socket_bind, ret);
 
 	if (!socket_event(&e, sock, address, addrlen))
-		return e.result;
+		return unraised(&e);
 	return event_end(&e);
 }
 
@@ -123,11 +123,11 @@ static __always_inline bool is_inet(struct sock *sk)
 SEC("lsm.s/socket_sendmsg")
 int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
 {
-	struct event e = EVENT(socket_sendmsg, ret);
+	EVENT(e, socket_sendmsg, ret);
 	const void *address = is_inet(sock->sk) ? msg->msg_name : NULL;
 
 	if (!socket_event(&e, sock, address, msg->msg_namelen))
-		return e.result;
+		return unraised(&e);
 	return event_end(&e);
 }
 
@@ -135,10 +135,10 @@ SEC("lsm/unix_stream_connect")
 int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other, struct sock *newsk,
 	     int ret)
 {
-	struct event e = EVENT(unix_stream_connect, ret);
+	EVENT(e, unix_stream_connect, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_sock(&e, sock, owner_of(sock));
 	cell_sock(&e, other, owner_of(other));
 	return event_end(&e);
@@ -147,11 +147,11 @@ int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other, struct 
 SEC("lsm.s/netlink_send")
 int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb, int ret)
 {
-	struct event e = EVENT(netlink_send, ret);
+	EVENT(e, netlink_send, ret);
 	struct netlink_skb_parms *parms;
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	/* include/linux/netlink.h, NETLINK_CB */
 	parms = (void *)skb + bpf_core_field_offset(skb->cb);
 	cell_sock(&e, sk, owner_of(sk));

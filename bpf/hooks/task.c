@@ -87,11 +87,11 @@ SEC("lsm.s/bprm_committed_creds")
 int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 {
 	__u64 ttd = __sync_fetch_and_add(&last_ttd, 1) + 1;
-	struct event e = EVENT(bprm_committed_creds, 0);
+	struct event e = { .hook = TSEM_HOOK_bprm_committed_creds };
 	struct digest digest;
 	__u64 identity;
 
-	if (!modeled(&e))
+	if (!booked(&e))
 		return 0;
 	e.task->ttd = ttd;
 	/* Until it is known: nobody else's, and not that of a task without exec. */
@@ -119,13 +119,13 @@ SEC("lsm/task_kill")
 int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int sig,
 	     const struct cred *cred, int ret)
 {
-	struct event e = EVENT(task_kill, ret);
+	EVENT(e, task_kill, ret);
 	struct tsem_task *target;
 
 	if (!modeled(&e) || sig == SIGURG || sent_by_kernel(info))
-		return e.result;
+		return unraised(&e);
 	if (!event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	target = task_at(number_of(p));
 	cell_task(&e, target);
 	cell_scalar(&e, sig);
@@ -136,10 +136,10 @@ int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int 
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
 {
-	struct event e = EVENT(ptrace_access_check, ret);
+	EVENT(e, ptrace_access_check, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_task(&e, task_at(number_of(child)));
 	cell_scalar(&e, mode);
 	return event_end(&e);
@@ -149,10 +149,10 @@ SEC("lsm/capable")
 int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int cap,
 	     unsigned int opts, int ret)
 {
-	struct event e = EVENT(capable, ret);
+	EVENT(e, capable, ret);
 
 	if (!modeled(&e) || !event_begin(&e))
-		return e.result;
+		return unraised(&e);
 	cell_scalar(&e, cap);
 	cell_scalar(&e, opts);
 	return event_end(&e);

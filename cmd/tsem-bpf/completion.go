@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
 )
 
 type completionCommand struct {
@@ -130,6 +132,9 @@ func candidates(node *kong.Node, valueOf *kong.Flag, last string) (words []strin
 		if words := valueOf.Tag.Get("words"); words != "" {
 			return strings.Fields(words)
 		}
+		if valueOf.Tag.Get("list") == "events" {
+			return listed(last)
+		}
 		return valueOf.EnumSlice()
 	case strings.HasPrefix(last, "-"):
 		for _, flag := range slices.Concat(node.AllFlags(true)...) {
@@ -142,6 +147,16 @@ func candidates(node *kong.Node, valueOf *kong.Flag, last string) (words []strin
 	}
 	for _, value := range node.Positional {
 		words = append(words, value.EnumSlice()...)
+	}
+	return words
+}
+
+// listed returns what a list of event types can become by one more.
+func listed(list string) (words []string) {
+	before := list[:strings.LastIndexAny(list, ",!")+1]
+	words = append(words, before+"all")
+	for _, hook := range event.Hooks() {
+		words = append(words, before+hook.String())
 	}
 	return words
 }

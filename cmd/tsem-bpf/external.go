@@ -20,7 +20,7 @@ type externalFlags struct {
 	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: trusts everything. exec:COMMAND: a program that reads a record a line and answers, for each of type event, \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; the words of COMMAND are split at blanks (default trust)."`
 	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
 	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM, and so does each later one of that task and of the children it then has. Without it they are marked only."`
-	Deny      []string       `placeholder:"TYPE,..." help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever is said of them, also those of an untrusted task."`
+	Deny      string         `placeholder:"TYPE,..." list:"events" help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever is said of them, also those of an untrusted task. A list as that of --events."`
 	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external, what becomes of an event that nobody has judged by the deadline, or can judge because the agent has failed: open: it happens; closed: it does not (default closed with --enforce, else open)."`
 }
 
@@ -31,7 +31,7 @@ func (f *externalFlags) check(dialect string) error {
 	for _, flag := range []struct {
 		name  string
 		given bool
-	}{{"tma", f.TMA != ""}, {"deadline", f.Deadline != nil}, {"enforce", f.Enforce}, {"deny", f.Deny != nil}, {"on-failure", f.OnFailure != ""}} {
+	}{{"tma", f.TMA != ""}, {"deadline", f.Deadline != nil}, {"enforce", f.Enforce}, {"deny", f.Deny != ""}, {"on-failure", f.OnFailure != ""}} {
 		if flag.given && !f.External {
 			return fmt.Errorf("--%s needs --external: without it no event waits for a verdict", flag.name)
 		}
@@ -49,7 +49,7 @@ func (f *externalFlags) check(dialect string) error {
 			return fmt.Errorf("--deadline=%v: %w", *f.Deadline, err)
 		}
 	}
-	if f.Enforce && f.Deny != nil {
+	if f.Enforce && f.Deny != "" {
 		return errors.New("--deny is part of --enforce, which refuses events of all types: leave one of them out")
 	}
 	if _, err := f.denied(); err != nil {
@@ -62,16 +62,19 @@ func (f *externalFlags) check(dialect string) error {
 }
 
 // refuses says whether anything can be refused.
-func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != nil }
+func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != "" }
 
 // denied returns the event types of --deny.
-func (f *externalFlags) denied() (hooks []event.Hook, err error) {
-	for _, name := range f.Deny {
-		hook, ok := event.Lookup(name)
-		if !ok || hook == event.HookExec {
-			return nil, fmt.Errorf("--deny=%s: no event type; tsem-bpf check lists them", name)
-		}
-		hooks = append(hooks, hook)
+func (f *externalFlags) denied() ([]event.Hook, error) { return hooksOf("deny", f.Deny) }
+
+// hooksOf returns the event types that a flag lists, nil if it is not given.
+func hooksOf(flag, list string) ([]event.Hook, error) {
+	if list == "" {
+		return nil, nil
+	}
+	hooks, err := event.ParseHooks(list)
+	if err != nil {
+		return nil, fmt.Errorf("--%s=%s: %w", flag, list, err)
 	}
 	return hooks, nil
 }

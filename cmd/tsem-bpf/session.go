@@ -27,6 +27,7 @@ type exportFlags struct {
 	NSRef   string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
 	Cache   int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 200 to 240 bytes (default ${default})."`
 	Wait    time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
+	Events  string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. all stands for all types, and !TYPE takes one away: file_open,inode_create or all,!capable (default all)."`
 	Quiet   bool          `short:"q" help:"No totals on standard error if nothing was lost."`
 }
 
@@ -46,7 +47,11 @@ func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
 	if err := namespace.CheckWait(f.Wait); err != nil {
 		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: %w", f.Wait, err)
 	}
-	return namespace.Config{Digest: hash, NSRefCurrent: f.NSRef == "current", Cache: f.Cache, Wait: f.Wait}, dialect, nil
+	hooks, err := hooksOf("events", f.Events)
+	if err != nil {
+		return namespace.Config{}, 0, err
+	}
+	return namespace.Config{Digest: hash, NSRefCurrent: f.NSRef == "current", Cache: f.Cache, Wait: f.Wait, Events: hooks}, dialect, nil
 }
 
 // How long one write may take once tsem-bpf was told to end: a reader that takes

@@ -9,15 +9,20 @@
 #include "task.h"
 
 /*
- * Run by a keeper on its own behalf: from here on it is not modeled. Returns its
- * thread group id as programs see it (in a pid namespace getpid() says another
+ * Run by a keeper on its own behalf: from here on it is not modeled. It counts how often it
+ * was run. Returns its thread group id as programs see it (in a pid namespace getpid() says another
  * number), to be written into its namespaces; 0: there are too many keepers.
  */
 SEC("syscall")
 int keeper_register(void *context)
 {
 	__u32 tgid = bpf_get_current_task_btf()->tgid, one = 1;
+	__u32 *times = bpf_map_lookup_elem(&keepers, &tgid);
 
+	if (times) {
+		__sync_fetch_and_add(times, 1);
+		return tgid;
+	}
 	return bpf_map_update_elem(&keepers, &tgid, &one, BPF_ANY) ? 0 : tgid;
 }
 
@@ -29,6 +34,17 @@ SEC("syscall")
 int thread_id(void *context)
 {
 	return bpf_get_current_task_btf()->pid;
+}
+
+/*
+ * Makes the namespace at an index that of the host: of every task that is in no other one
+ * and no keeper's; 0 ends that.
+ */
+SEC("syscall")
+int root_choose(__u32 *context)
+{
+	root_index = *context;
+	return 0;
 }
 
 static long close_step(__u32 index, __u32 *keeper)

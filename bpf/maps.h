@@ -103,8 +103,8 @@ struct {
 } births SEC(".maps");
 
 /*
- * Thread group ids of keepers, from keeper_register to the exit of the last thread:
- * never modeled, also in a root namespace.
+ * Thread group ids of keepers, and how often each registered, from keeper_register to the
+ * exit of the last thread: never modeled, also in a root namespace.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -10,8 +10,8 @@
 
 /*
  * Namespaces that can live at the same time. One costs a value here and a pointer
- * in each array of maps; ids are never reused, indices are. Index 0 is never used, so
- * that 0 can mean "no namespace".
+ * in each array of maps; ids are never reused, indices are. Index 0 is no namespace, so
+ * that 0 can mean that; its id is the last one that was given.
  */
 #define TSEM_NAMESPACES_MAX 1024
 

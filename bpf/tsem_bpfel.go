@@ -221,6 +221,7 @@ const (
 	tsemProgNetlinkSend        = "netlink_send"
 	tsemProgProbe              = "probe"
 	tsemProgPtraceAccessCheck  = "ptrace_access_check"
+	tsemProgRootChoose         = "root_choose"
 	tsemProgSbMount            = "sb_mount"
 	tsemProgShmAllocSecurity   = "shm_alloc_security"
 	tsemProgShmFreeSecurity    = "shm_free_security"
@@ -317,6 +318,7 @@ type tsemProgramSpecs struct {
 	NetlinkSend        *ebpf.ProgramSpec `ebpf:"netlink_send"`
 	Probe              *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
+	RootChoose         *ebpf.ProgramSpec `ebpf:"root_choose"`
 	SbMount            *ebpf.ProgramSpec `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
 	ShmFreeSecurity    *ebpf.ProgramSpec `ebpf:"shm_free_security"`
@@ -473,6 +475,7 @@ type tsemPrograms struct {
 	NetlinkSend        *ebpf.Program `ebpf:"netlink_send"`
 	Probe              *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.Program `ebpf:"ptrace_access_check"`
+	RootChoose         *ebpf.Program `ebpf:"root_choose"`
 	SbMount            *ebpf.Program `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.Program `ebpf:"shm_alloc_security"`
 	ShmFreeSecurity    *ebpf.Program `ebpf:"shm_free_security"`
@@ -515,6 +518,7 @@ func (p *tsemPrograms) Close() error {
 		p.NetlinkSend,
 		p.Probe,
 		p.PtraceAccessCheck,
+		p.RootChoose,
 		p.SbMount,
 		p.ShmAllocSecurity,
 		p.ShmFreeSecurity,

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -35,6 +36,7 @@ const (
 	threadProgram = "thread_id"
 	gateProgram   = "gate_register"
 	enterProgram  = "task_enter"
+	rootProgram   = "root_choose"
 )
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
@@ -69,12 +71,14 @@ func hookNames(spec *ebpf.CollectionSpec) []string {
 
 // Engine is the kernel half at work. Its methods may be called from anywhere.
 type Engine struct {
-	support    *Support
-	collection *ebpf.Collection
-	inner      map[string]*ebpf.MapSpec // of arrays of maps
-	links      []link.Link
-	keeper     uint32
-	memory     []byte // the mapped map `namespaces`
+	support  *Support
+	maps     map[string]*ebpf.Map
+	programs map[string]*ebpf.Program
+	inner    map[string]*ebpf.MapSpec // of arrays of maps
+	links    map[string]link.Link     // by program
+	pins     *pins                    // nil: nobody else has it
+	keeper   uint32
+	memory   []byte // the mapped map `namespaces`
 }
 
 // Prepare probes the kernel and returns the object as Load loads it there: without the
@@ -126,19 +130,19 @@ func load() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec)}
+	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec), links: make(map[string]link.Link)}
 	for name, m := range spec.Maps {
 		if m.InnerMap != nil {
 			e.inner[name] = m.InnerMap.Copy()
 		}
 	}
-	e.collection, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
 	if err != nil {
 		return nil, fmt.Errorf("load the kernel half: %w", err)
 	}
+	e.maps, e.programs = collection.Maps, collection.Programs
 	if err := e.start(); err != nil {
-		e.Close()
-		return nil, err
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
@@ -231,17 +235,10 @@ func tasksMax() (uint32, error) {
 // start does what needs the loaded object; attaching comes last, so that no program
 // runs on half a set-up.
 func (e *Engine) start() error {
-	if _, err := e.collection.Programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
+	if _, err := e.programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
 		return fmt.Errorf("find the locks of the path walk: %w", err)
 	}
-	keeper, err := e.collection.Programs[keeperProgram].Run(&ebpf.RunOptions{})
-	if err != nil {
-		return fmt.Errorf("become a keeper: %w", err)
-	}
-	if e.keeper = keeper; keeper == 0 {
-		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
-	}
-	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
+	if err := e.join(); err != nil {
 		return err
 	}
 	// The tasks' own hooks first: no event before its task is known.
@@ -249,12 +246,25 @@ func (e *Engine) start() error {
 		return err
 	}
 	var others []string
-	for name, program := range e.collection.Programs {
+	for name, program := range e.programs {
 		if program.Type() != ebpf.Syscall && !slices.Contains(indispensable, name) {
 			others = append(others, name)
 		}
 	}
 	return e.attach(others)
+}
+
+// join makes this process a keeper.
+func (e *Engine) join() error {
+	keeper, err := e.programs[keeperProgram].Run(&ebpf.RunOptions{})
+	if err != nil {
+		return fmt.Errorf("become a keeper: %w", err)
+	}
+	if e.keeper = keeper; keeper == 0 {
+		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
+	}
+	e.memory, err = mapNamespaces(e.Map("namespaces"))
+	return err
 }
 
 // attach attaches programs at the same time: the kernel waits long for each.
@@ -263,13 +273,13 @@ func (e *Engine) attach(names []string) error {
 	var group errgroup.Group
 	for _, name := range names {
 		group.Go(func() error {
-			l, err := attach(e.collection.Programs[name])
+			l, err := attach(e.programs[name])
 			if err != nil {
 				return explainAttach(name, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			e.links = append(e.links, l)
+			e.links[name] = l
 			return nil
 		})
 	}
@@ -306,7 +316,7 @@ func (e *Engine) Support() *Support { return e.support }
 func (e *Engine) Missing() []string { return e.support.Missing() }
 
 // Map returns a map of the kernel half by its name in maps.h.
-func (e *Engine) Map(name string) *ebpf.Map { return e.collection.Maps[name] }
+func (e *Engine) Map(name string) *ebpf.Map { return e.maps[name] }
 
 // MapSpecOf returns the specification of the inner maps of an array of maps; the
 // caller may change it.
@@ -315,6 +325,9 @@ func (e *Engine) MapSpecOf(name string) *ebpf.MapSpec { return e.inner[name].Cop
 // NamespacesMax returns how many namespaces the kernel half has room for; index 0 is not
 // used.
 func (e *Engine) NamespacesMax() uint32 { return e.Map("namespaces").MaxEntries() }
+
+// NewID returns the id of a new namespace, never given before in the life of the kernel half.
+func (e *Engine) NewID() uint64 { return atomic.AddUint64(&e.Namespace(0).Id, 1) }
 
 // Namespace returns the state of the namespace at an index. It is the kernel's own memory: use atomic
 // operations, and do not touch it after Close.
@@ -330,10 +343,10 @@ func (e *Engine) Keeper() uint32 { return e.keeper }
 // ThreadID returns the id of the calling thread as the kernel half knows it, which is
 // not what gettid(2) returns in a pid namespace. The caller has to be locked to its
 // thread.
-func (e *Engine) ThreadID() (uint32, error) { return threadID(e.collection) }
+func (e *Engine) ThreadID() (uint32, error) { return threadID(e.programs[threadProgram]) }
 
-func threadID(collection *ebpf.Collection) (uint32, error) {
-	id, err := collection.Programs[threadProgram].Run(&ebpf.RunOptions{})
+func threadID(program *ebpf.Program) (uint32, error) {
+	id, err := program.Run(&ebpf.RunOptions{})
 	if err != nil {
 		return 0, fmt.Errorf("ask for the id of this thread: %w", err)
 	}
@@ -343,16 +356,19 @@ func threadID(collection *ebpf.Collection) (uint32, error) {
 // Gate returns the program that a process runs on itself to become the gate of a namespace
 // (gate_register in bpf/verdict.h); nil where hooks do not sleep. The engine's Close
 // closes it.
-func (e *Engine) Gate() *ebpf.Program { return e.collection.Programs[gateProgram] }
+func (e *Engine) Gate() *ebpf.Program { return e.programs[gateProgram] }
 
 // Enter returns the program that a process runs on itself to join a namespace
 // (task_enter in bpf/verdict.h). The engine's Close closes it.
-func (e *Engine) Enter() *ebpf.Program { return e.collection.Programs[enterProgram] }
+func (e *Engine) Enter() *ebpf.Program { return e.programs[enterProgram] }
 
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
 // into the namespace at an index; 0 ends that.
 func (e *Engine) SetRoot(index uint32) error {
-	return e.collection.Variables["root_index"].Set(index)
+	if _, err := e.programs[rootProgram].Run(&ebpf.RunOptions{Context: index}); err != nil {
+		return fmt.Errorf("choose the namespace of the host: %w", err)
+	}
+	return nil
 }
 
 // Skipped returns how often the kernel did not run a program because the same one
@@ -360,7 +376,7 @@ func (e *Engine) SetRoot(index uint32) error {
 // happens where hooks sleep (TierSleep, TierPoll).
 func (e *Engine) Skipped() (map[string]uint64, error) {
 	skipped := make(map[string]uint64)
-	for name, program := range e.collection.Programs {
+	for name, program := range e.programs {
 		stats, err := program.Stats()
 		if err != nil {
 			return nil, fmt.Errorf("program %s: %w", name, err)
@@ -376,7 +392,7 @@ func (e *Engine) Skipped() (map[string]uint64, error) {
 // name; 0 where the kernel does not tell (before 5.16).
 func (e *Engine) Verified() (map[string]uint32, error) {
 	walked := make(map[string]uint32)
-	for name, program := range e.collection.Programs {
+	for name, program := range e.programs {
 		info, err := program.Info()
 		if err != nil {
 			return nil, fmt.Errorf("program %s: %w", name, err)
@@ -386,17 +402,30 @@ func (e *Engine) Verified() (map[string]uint32, error) {
 	return walked, nil
 }
 
-// Close detaches the programs and lets go of the maps. Tasks are no longer modeled.
+// Close detaches the programs and lets go of the maps: of a kernel half that others use, too,
+// only the last one. Tasks are no longer modeled.
 func (e *Engine) Close() error {
+	if e.pins != nil {
+		return e.leave()
+	}
 	var group errgroup.Group
 	for _, l := range e.links {
 		group.Go(l.Close)
 	}
-	err := group.Wait()
+	return errors.Join(group.Wait(), e.release())
+}
+
+// release lets go of everything but the links.
+func (e *Engine) release() (err error) {
 	if e.memory != nil {
-		err = errors.Join(err, unix.Munmap(e.memory))
+		err = unix.Munmap(e.memory)
 	}
 	e.links, e.memory = nil, nil
-	e.collection.Close()
+	for _, p := range e.programs {
+		err = errors.Join(err, p.Close())
+	}
+	for _, m := range e.maps {
+		err = errors.Join(err, m.Close())
+	}
 	return err
 }

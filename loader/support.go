@@ -238,7 +238,7 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 	defer collection.Close()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	thread, err := threadID(collection)
+	thread, err := threadID(collection.Programs[threadProgram])
 	if err != nil {
 		return err
 	}

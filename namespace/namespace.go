@@ -34,9 +34,6 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 )
 
-// ErrFull: the kernel half has no room for another one.
-var ErrFull = errors.New("no free namespace")
-
 // Config holds the settings of a namespace. The zero value of a field stands for its
 // default.
 type Config struct {
@@ -116,14 +113,6 @@ type magazine interface {
 	Close() error
 }
 
-var (
-	// Ids are never reused in the life of an engine.
-	lastID atomic.Uint64
-	// Indices are, but as late as possible: a program that was held up since the
-	// last namespace of an index ended should not find the next one there.
-	lastIndex atomic.Uint32
-)
-
 // CheckCache returns an error that says the rule if a number of KiB cannot be that
 // of Config.Cache; whoever asks says where it came from.
 func CheckCache(kib int) error {
@@ -141,7 +130,7 @@ func CheckWait(wait time.Duration) error {
 	return nil
 }
 
-// New makes an empty namespace. The error is ErrFull if there are too many, one of
+// New makes an empty namespace. The error is loader.ErrFull if there are too many, one of
 // CheckCache, CheckWait or CheckDeadline, ErrNoSleep or gateproc.ErrFUSE with a Judge, or
 // one of the kernel.
 func New(engine *loader.Engine, config Config) (*Namespace, error) {
@@ -166,7 +155,7 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if err := CheckWait(config.Wait); err != nil {
 		return nil, fmt.Errorf("wait %v: %w", config.Wait, err)
 	}
-	n := &Namespace{engine: engine, config: config, id: lastID.Add(1), digests: digest.New()}
+	n := &Namespace{engine: engine, config: config, id: engine.NewID(), digests: digest.New()}
 	n.joiner = newJoiner(config.Digest, n.digests, func() { n.magazine.Wake() })
 	if err := n.make(); err != nil {
 		n.Close()
@@ -193,9 +182,10 @@ func (n *Namespace) make() error {
 	}
 	n.magazine = ring
 	n.ledger = ringbuf.NewLedger(ring.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
-	if err := n.takeIndex(); err != nil {
+	if n.index, err = n.engine.Occupy(n.id); err != nil {
 		return err
 	}
+	n.state, n.release = n.engine.Namespace(n.index), func() error { return n.engine.Vacate(n.index) }
 	for name, inner := range map[string]*ebpf.Map{"magazines": magazine, "creations": creations} {
 		if err := n.engine.Map(name).Put(n.index, inner); err != nil {
 			return fmt.Errorf("map %s: %w", name, err)
@@ -236,20 +226,6 @@ func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
 	}
 	n.maps = append(n.maps, m)
 	return m, nil
-}
-
-// takeIndex finds a free index and makes it ours by writing the id.
-func (n *Namespace) takeIndex() error {
-	most := n.engine.NamespacesMax()
-	for range most - 1 {
-		index := lastIndex.Add(1)%(most-1) + 1
-		state := n.engine.Namespace(index)
-		if atomic.CompareAndSwapUint64(&state.Id, 0, n.id) {
-			n.index, n.state, n.release = index, state, n.releaseIndex
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: %d are in use", ErrFull, most-1)
 }
 
 // events returns the event types that are raised, as the kernel half has them.
@@ -345,22 +321,6 @@ func (n *Namespace) Close() error {
 	}
 	n.maps = nil
 	n.digests.Close()
-	return errors.Join(errs...)
-}
-
-// releaseIndex undoes takeIndex and what was put there.
-func (n *Namespace) releaseIndex() error {
-	var errs []error
-	for _, name := range []string{"magazines", "creations"} {
-		if err := n.engine.Map(name).Delete(n.index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
-		}
-	}
-	if n.door != nil {
-		// The kernel half lets go of the gate process.
-		errs = append(errs, n.engine.Map("gates").Put(n.index, make([]byte, n.engine.Map("gates").ValueSize())))
-	}
-	atomic.StoreUint64(&n.state.Id, 0)
 	return errors.Join(errs...)
 }
 

@@ -55,7 +55,7 @@ func actNoisy(dir string, know func(string, string, ...any)) func() {
 // kernelState returns what the kernel half has of a namespace, and its index.
 func kernelState(t *testing.T, n *namespace.Namespace) (*bpf.Namespace, uint32) {
 	t.Helper()
-	for index := range engine.NamespacesMax() {
+	for index := uint32(1); index < engine.NamespacesMax(); index++ { // 0 is none
 		if state := engine.Namespace(index); state.Id == n.ID() {
 			return state, index
 		}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrPins: what is pinned is no kernel half that can be used.
+var ErrPins = errors.New("the pinned kernel half cannot be used")
+
+// bpffs is where the kernel half is pinned, as everything else on most hosts.
+const bpffs = "/sys/fs/bpf"
+
+// The folder of the kernel half in bpffs, and what its name is while it is made and while it
+// is removed. A bpffs has no names with dots in them (kernel/bpf/inode.c, bpf_lookup).
+const (
+	pinFolder  = "tsem-bpf"
+	pinNew     = pinFolder + "_new"
+	pinOld     = pinFolder + "_old"
+	pinAbout   = "about"
+	pinMap     = "map_"
+	pinProgram = "program_"
+	pinLink    = "link_"
+)
+
+// aboutMax is the size of the map `about`: four times what it says of 22 events.
+const aboutMax = 32 << 10
+
+// about is what whoever opens a pinned kernel half has to know of it, without looking at the
+// object or the kernel. It is JSON, in a map of its own.
+type about struct {
+	Version string // of the object
+	Support *Support
+	Inner   map[string]innerMap // of arrays of maps
+}
+
+// innerMap is the part of a map's specification that is needed for one more of them.
+type innerMap struct {
+	Type                        ebpf.MapType
+	KeySize, ValueSize, Entries uint32
+	Flags                       uint32
+}
+
+// pins are the places of a kernel half in a bpffs. Everything but open is done with the lock
+// held.
+type pins struct {
+	root    string // of the bpffs
+	version string // of the object that this program has
+}
+
+func (p *pins) folder() string { return filepath.Join(p.root, pinFolder) }
+
+// lockWait is how long one waits for others who install or remove a kernel half, which takes
+// seconds on an emulated machine.
+const lockWait = 2 * time.Minute
+
+// lock keeps all others from installing and removing, until what it returns is closed.
+func (p *pins) lock() (*os.File, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.root, &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
+		return nil, &SupportError{ErrPins, "there is no bpffs at " + p.root, "mount it: mount -t bpf bpf " + p.root}
+	}
+	f, err := os.Open(p.root)
+	if err != nil {
+		return nil, err
+	}
+	for until := time.Now().Add(lockWait); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(until) {
+			return nil, errors.Join(fmt.Errorf("lock %s, which another tsem-bpf may hold: %w", p.root, err), f.Close())
+		}
+	}
+}
+
+// pin pins a kernel half that is loaded and attached. It is there as a whole, or not at all.
+func (p *pins) pin(e *Engine) error {
+	if err := p.clean(); err != nil {
+		return err
+	}
+	made := filepath.Join(p.root, pinNew)
+	if err := os.Mkdir(made, 0o700); err != nil {
+		return err
+	}
+	err := p.fill(made, e)
+	if err == nil {
+		err = os.Rename(made, p.folder())
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("pin the kernel half: %w", err), p.clean())
+	}
+	return nil
+}
+
+func (p *pins) fill(folder string, e *Engine) error {
+	a := about{p.version, e.support, make(map[string]innerMap)}
+	for name, m := range e.inner {
+		a.Inner[name] = innerMap{m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags}
+	}
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if len(text) > aboutMax {
+		return fmt.Errorf("%d bytes to say of it, at most %d are possible", len(text), aboutMax)
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: pinAbout, Type: ebpf.Array, KeySize: 4, ValueSize: aboutMax, MaxEntries: 1})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Put(uint32(0), append(text, make([]byte, aboutMax-len(text))...)); err != nil {
+		return err
+	}
+	if err := m.Pin(filepath.Join(folder, pinAbout)); err != nil {
+		return err
+	}
+	for name, m := range e.maps {
+		if strings.HasPrefix(name, ".") {
+			continue // variables, which the programs hold
+		}
+		if err := m.Pin(filepath.Join(folder, pinMap+name)); err != nil {
+			return err
+		}
+	}
+	for name, program := range e.programs {
+		if err := program.Pin(filepath.Join(folder, pinProgram+name)); err != nil {
+			return err
+		}
+	}
+	for name, l := range e.links {
+		if err := l.Pin(filepath.Join(folder, pinLink+name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open returns the pinned kernel half. The error is fs.ErrNotExist if there is none,
+// ErrForeign if it is of another version, ErrPins if it is not whole, or not ours.
+func (p *pins) open() (*Engine, error) {
+	names, err := p.names(p.folder())
+	if err != nil {
+		return nil, err
+	}
+	a, err := p.about()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		support: a.Support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program),
+		inner: make(map[string]*ebpf.MapSpec),
+	}
+	for name, m := range a.Inner {
+		e.inner[name] = &ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.Entries, Flags: m.Flags}
+	}
+	for _, name := range names {
+		path := filepath.Join(p.folder(), name)
+		if short, ok := strings.CutPrefix(name, pinMap); ok {
+			e.maps[short], err = ebpf.LoadPinnedMap(path, nil)
+		} else if short, ok := strings.CutPrefix(name, pinProgram); ok {
+			e.programs[short], err = ebpf.LoadPinnedProgram(path, nil)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), e.release())
+		}
+	}
+	for _, name := range []string{"namespaces", "keepers", "slots"} {
+		if e.maps[name] == nil {
+			return nil, errors.Join(p.broken("has no map "+name), e.release())
+		}
+	}
+	return e, nil
+}
+
+// about reads what the pinned kernel half says of itself.
+func (p *pins) about() (*about, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(p.folder(), pinAbout), nil)
+	if err != nil {
+		return nil, p.broken("does not say what it is (" + err.Error() + ")")
+	}
+	defer m.Close()
+	if m.ValueSize() != aboutMax {
+		return nil, p.broken(fmt.Sprintf("says what it is in %d bytes, not in %d", m.ValueSize(), aboutMax))
+	}
+	text := make([]byte, aboutMax)
+	if err := m.Lookup(uint32(0), &text); err != nil {
+		return nil, err
+	}
+	a := new(about)
+	if err := json.Unmarshal(bytes.TrimRight(text, "\x00"), a); err != nil || a.Support == nil {
+		return nil, p.broken("does not say what it is")
+	}
+	if a.Version != p.version {
+		return nil, fmt.Errorf("%w: %s is pinned at %s, this tsem-bpf has %s", ErrForeign, a.Version, p.folder(), p.version)
+	}
+	return a, nil
+}
+
+func (p *pins) broken(what string) error {
+	return &SupportError{ErrPins, p.folder() + " " + what, "remove that folder when no tsem-bpf runs"}
+}
+
+// names returns what is pinned in a folder, links first: without them no program runs. The
+// error is fs.ErrNotExist if there is no such folder, ErrPins if there is anything else in it.
+func (p *pins) names(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		name := entry.Name()
+		ours := name == pinAbout || strings.HasPrefix(name, pinMap) || strings.HasPrefix(name, pinProgram) || strings.HasPrefix(name, pinLink)
+		if !ours || !entry.Type().IsRegular() {
+			return nil, &SupportError{ErrPins, "there is " + filepath.Join(folder, name) + ", which tsem-bpf did not put there", "take it away"}
+		}
+		names = append(names, name)
+	}
+	slices.SortStableFunc(names, func(a, b string) int {
+		return boolOrder(strings.HasPrefix(a, pinLink), strings.HasPrefix(b, pinLink))
+	})
+	return names, nil
+}
+
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// remove unpins the kernel half. Its programs are detached when nobody holds them any more;
+// the kernel does that in its own time.
+func (p *pins) remove() error {
+	if _, err := p.names(p.folder()); err != nil {
+		return err
+	}
+	if err := p.clean(); err != nil {
+		return err
+	}
+	if err := os.Rename(p.folder(), filepath.Join(p.root, pinOld)); err != nil {
+		return fmt.Errorf("unpin the kernel half: %w", err)
+	}
+	return p.clean()
+}
+
+// clean removes what somebody left who was interrupted.
+func (p *pins) clean() error {
+	for _, name := range []string{pinNew, pinOld} {
+		folder := filepath.Join(p.root, name)
+		names, err := p.names(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		for _, name := range names {
+			if err := os.Remove(filepath.Join(folder, name)); err != nil {
+				return fmt.Errorf("unpin the kernel half: %w", err)
+			}
+		}
+		if err == nil {
+			err = os.Remove(folder)
+		}
+		if err != nil {
+			return fmt.Errorf("unpin the kernel half: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+)
+
+const pinned = "/sys/fs/bpf/tsem-bpf"
+
+// openEngine is loader.Open, and how long that took.
+func openEngine(t *testing.T) (*loader.Engine, time.Duration) {
+	t.Helper()
+	start := time.Now()
+	e, err := loader.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e, time.Since(start)
+}
+
+// describe runs a command in a namespace of a kernel half and returns how many events it
+// raised; all must be there.
+func describe(t *testing.T, e *loader.Engine) uint64 {
+	t.Helper()
+	n, err := namespace.New(e, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	read := make(chan error, 1)
+	go func() { read <- n.Export(context.Background(), event.Current, io.Discard) }()
+	cmd := exec.Command("cat", "/etc/hostname")
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	n.Shut()
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	totals := n.Totals()
+	if !totals.Complete() {
+		t.Errorf("not complete: %+v", totals)
+	}
+	return totals.Balance.Raised
+}
+
+// TestPins: the kernel half is there once; whoever comes next opens it in a moment, and the
+// last one takes it away.
+func TestPins(t *testing.T) {
+	programs := bpfObjects(t, "prog")
+	first, installed := openEngine(t)
+	with := bpfObjects(t, "prog")
+	second, opened := openEngine(t)
+	if again := bpfObjects(t, "prog"); again != with {
+		t.Errorf("%d programs, %d after another one has opened them", with, again)
+	}
+	t.Logf("installed in %v, opened in %v", installed, opened)
+	if opened > installed/20 {
+		t.Errorf("opening takes %v, installing %v", opened, installed)
+	}
+	if describe(t, first) == 0 || describe(t, second) == 0 {
+		t.Error("no events")
+	}
+	if first.NewID() == second.NewID() {
+		t.Error("two namespaces have one id")
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if describe(t, second) == 0 {
+		t.Error("no events after the first one has gone")
+	}
+	start := time.Now()
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("removed in %v", time.Since(start))
+	if _, err := os.Stat(pinned); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins are left: %v", err)
+	}
+	waitFor(t, "the end of the programs", time.Minute, func() bool { return bpfObjects(t, "prog") == programs })
+}
+
+// TestPinsLeft: what interrupted processes and others left in the bpffs is taken away, or
+// said.
+func TestPinsLeft(t *testing.T) {
+	for _, name := range []string{pinned + "_new", pinned + "_old"} {
+		if err := os.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := engine.Map("births").Pin(filepath.Join(name, "map_births")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, _ := openEngine(t)
+	for _, name := range []string{pinned + "_new", pinned + "_old"} {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	refused := func(want string) {
+		t.Helper()
+		e, err := loader.Open()
+		if err == nil {
+			t.Errorf("opened: want %s", want)
+			_ = e.Close()
+			return
+		}
+		if !errors.Is(err, loader.ErrPins) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	foreign := pinned + "/foreign"
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused("there is " + foreign + ", which tsem-bpf did not put there; take it away")
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(pinned+"/about", pinned+"/map_about"); err != nil {
+		t.Fatal(err)
+	}
+	refused("does not say what it is")
+	if err := os.Rename(pinned+"/map_about", pinned+"/about"); err != nil {
+		t.Fatal(err)
+	}
+	if describe(t, e) == 0 {
+		t.Error("no events")
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}

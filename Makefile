@@ -113,6 +113,23 @@ define gate-cost
 		-run '^TestGateCost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
 endef
 
+# What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
+# one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
+ROUNDS ?= 200
+SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory
+
+.PHONY: soak
+soak: $(KERNELS:%=soak-%) ## Run the tests of waits and accidents ROUNDS times (200: hours) on all kernels.
+
+.PHONY: soak-%
+soak-%: vm-setup build
+	@mkdir -p build/tmp
+	@for test in $(SOAK); do \
+		echo "== kernel $*, $$test: $(ROUNDS) rounds"; \
+		GOTMPDIR=$(CURDIR)/build/tmp TSEM_ROUNDS=$(ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
+			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 300 * $(ROUNDS))) --" ./vmtest || exit; \
+	done
+
 .PHONY: verifier-stats
 verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md and vmtest/verifier.budget.
 	@vmtest/verifier-stats

@@ -7,128 +7,220 @@ package vmtest
 import (
 	"bufio"
 	"bytes"
-	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/tsem-bpf/tsem-bpf/event"
-	"github.com/tsem-bpf/tsem-bpf/loader"
-	"github.com/tsem-bpf/tsem-bpf/namespace"
-	"github.com/tsem-bpf/tsem-bpf/verdict"
+	"golang.org/x/sys/unix"
 )
 
-const holders = 4 // tasks that wait in an accident
+const holders = 4 // threads that wait in an accident
 
 var held = work + "/held"
 
-// keeper is a process that keeps a namespace in which whoever opens the held file waits.
-// It does what its standard input says, and says when it is done: "hold" starts tasks that
-// wait, "trust" starts tasks that do not.
-func keeper() {
-	engine, err := loader.Load()
-	must(err)
-	waiting := make(chan struct{}, holders)
-	var trust atomic.Bool
-	deadline, err := time.ParseDuration(os.Getenv("TSEM_KEEPER"))
-	must(err)
-	n, err := namespace.New(engine, namespace.Config{
-		Enforce: os.Getenv("TSEM_ENFORCE") != "", Deadline: deadline,
-		Judge: func(r *event.Record) verdict.Verdict {
-			if trust.Load() || !opens(r, held) {
-				return verdict.Trusted
-			}
-			waiting <- struct{}{}
-			return verdict.None
-		},
-	})
-	must(err)
-	go func() { must(n.Export(context.Background(), event.Current, io.Discard)) }()
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); fmt.Println("done") {
-		trust.Store(lines.Text() == "trust")
-		for i := range holders {
-			// The result is written to a file that is open already: no event.
-			cmd := exec.Command("sh", "-c", fmt.Sprintf("exec 3>%s; cat %s >/dev/null 2>&1; echo $? >&3", result(i), held))
-			must(n.Start(cmd))
-			go func() { _ = cmd.Wait() }()
+// What a holder's open came to.
+const (
+	waits = iota
+	happened
+	refused
+	failed
+)
+
+// A scene is the memory that a test shares with the agent and the workload of an accident:
+// what they do there is no event.
+type scene struct {
+	round   atomic.Uint32 // the holders are to open their files once more
+	stop    atomic.Uint32 // the workload is to end
+	over    atomic.Uint32 // it has
+	agent   atomic.Uint32 // its process id
+	asked   atomic.Uint32 // events that the agent does not answer, since a holder waits with each
+	held    [holders]atomic.Uint32
+	done    atomic.Uint64 // what the rest of the workload could do
+	refused atomic.Uint64 // and what it could not
+}
+
+// scenePath is where TSEM_SCENE says that the memory is.
+func scenePath() string { return os.Getenv("TSEM_SCENE") }
+
+func heldFile(i int) string { return fmt.Sprint(held, ".", i) }
+
+// Members of a record that a reply needs; of none can a name in the record make another one.
+var (
+	recordType  = regexp.MustCompile(`^{"export": {"type": "event"}`)
+	recordPid   = regexp.MustCompile(`"pid": "(\d+)"`)
+	recordTnum  = regexp.MustCompile(`"tnum": "(\d+)"`)
+	recordEvent = regexp.MustCompile(`"number": "(\d+)"`)
+)
+
+// agent trusts everything, but says nothing about opens of the held files.
+func agent() {
+	s := shared[scene](scenePath())
+	s.agent.Store(uint32(os.Getpid()))
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 1<<20) // an attribute of 64 KiB, escaped
+	for lines.Scan() {
+		line := lines.Bytes()
+		if !recordType.Match(line) {
+			continue
 		}
-		for i := 0; i < holders && !trust.Load(); i++ {
-			<-waiting
+		if bytes.Contains(line, []byte(`"file_open"`)) && bytes.Contains(line, []byte(held+".")) {
+			s.asked.Add(1)
+			continue
 		}
+		fmt.Printf("trusted pid=%s tnum=%s number=%s\n",
+			recordPid.FindSubmatch(line)[1], recordTnum.FindSubmatch(line)[1], recordEvent.FindSubmatch(line)[1])
 	}
+	must(lines.Err())
 }
 
-func result(i int) string { return work + "/result." + strconv.Itoa(i) }
-
-// A kept is a keeper process, and the test's end of it.
-type kept struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	tell  io.Writer
-	lines *bufio.Scanner
-}
-
-func startKeeper(t *testing.T, deadline string, enforce bool) *kept {
-	t.Helper()
-	if err := os.WriteFile(held, []byte("held\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(work + "/actor")
-	cmd.Env = append(os.Environ(), "TSEM_KEEPER="+deadline)
-	if enforce {
-		cmd.Env = append(cmd.Env, "TSEM_ENFORCE=1")
-	}
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	k := &kept{t, cmd, in, bufio.NewScanner(out)}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return k
-}
-
-func (k *kept) do(what string) {
-	k.t.Helper()
+// crowd is the workload of an accident: threads that open the held files, others that make,
+// rename and remove files, and one that starts processes.
+func crowd() {
+	s := shared[scene](scenePath())
+	var group sync.WaitGroup
 	for i := range holders {
-		_ = os.Remove(result(i))
+		group.Go(func() {
+			for round := uint32(1); s.stop.Load() == 0; time.Sleep(5 * time.Millisecond) {
+				if s.round.Load() == round {
+					s.held[i].Store(openHeld(i))
+					round++
+				}
+			}
+		})
 	}
-	if _, err := fmt.Fprintln(k.tell, what); err != nil {
-		k.t.Fatal(err)
+	for i := range 2 {
+		group.Go(func() {
+			for s.stop.Load() == 0 {
+				s.burst(fmt.Sprintf("%s/busy.%d", work, i))
+			}
+		})
 	}
-	if !k.lines.Scan() {
-		k.t.Fatalf("the keeper ended at %q", what)
+	group.Go(func() {
+		for s.stop.Load() == 0 {
+			s.count(exec.Command("/bin/true").Run())
+		}
+	})
+	group.Wait()
+	s.over.Store(1)
+}
+
+// openHeld opens a held file, in a thread of its own.
+func openHeld(i int) (outcome uint32) {
+	var group sync.WaitGroup
+	group.Go(func() {
+		runtime.LockOSThread()
+		fd, err := unix.Open(heldFile(i), unix.O_WRONLY|unix.O_TRUNC, 0)
+		switch {
+		case err == nil:
+			_ = unix.Close(fd)
+			outcome = happened
+		case errors.Is(err, unix.EPERM):
+			outcome = refused
+		default:
+			fmt.Fprintln(os.Stderr, "holder:", err)
+			outcome = failed
+		}
+	})
+	group.Wait()
+	return outcome
+}
+
+// burst does some work in a thread of its own: one whose event was late is not trusted any
+// more, and can do nothing for ever.
+func (s *scene) burst(name string) {
+	var group sync.WaitGroup
+	group.Go(func() {
+		runtime.LockOSThread()
+		for range 20 {
+			fd, err := unix.Open(name, unix.O_CREAT|unix.O_WRONLY, 0o600)
+			if err == nil {
+				_ = unix.Close(fd)
+			}
+			s.count(err)
+			s.count(unix.Rename(name, name+".new"))
+			s.count(unix.Unlink(name + ".new"))
+		}
+	})
+	group.Wait()
+}
+
+// count counts what was done, or could not be done because that or what it needs was refused.
+func (s *scene) count(err error) {
+	if err == nil {
+		s.done.Add(1)
+	} else {
+		s.refused.Add(1)
 	}
 }
 
-// gatePID finds the gate process: the child whose executable file is on FUSE.
-func (k *kept) gatePID() int {
-	k.t.Helper()
+// A stage is a tsem-bpf to which something happens while its workload runs.
+type stage struct {
+	enforce bool
+	cmd     *exec.Cmd
+	scene   *scene
+	stderr  bytes.Buffer
+	records string
+}
+
+func startStage(t *testing.T, enforce bool) *stage {
+	t.Helper()
+	st := &stage{enforce: enforce, records: filepath.Join(t.TempDir(), "events.json")}
+	path := filepath.Join(t.TempDir(), "scene")
+	st.scene = shared[scene](path)
+	// Long enough for an agent that answers at once; what is late is refused, which is no accident.
+	words := []string{"run", "--external", "--deadline", "5s", "-o", st.records, "--tma", "exec:env TSEM_LABOR=agent " + work + "/actor"}
+	if enforce {
+		words = append(words, "--enforce")
+	}
+	st.cmd = exec.Command("tsem-bpf", append(words, "--", "env", "TSEM_LABOR=crowd", work+"/actor")...)
+	st.cmd.Env = append(os.Environ(), "TSEM_SCENE="+path)
+	st.cmd.Stderr = &st.stderr
+	st.cmd.WaitDelay = time.Second // a workload that lives on has it too
+	check(t, st.cmd.Start())
+	t.Cleanup(func() {
+		st.scene.stop.Store(1)
+		_ = st.cmd.Process.Kill()
+		_ = st.cmd.Wait()
+		if t.Failed() {
+			t.Log(st.stderr.String())
+		}
+	})
+	return st
+}
+
+// hold lets all holders open their files, and returns when they wait.
+func (st *stage) hold(t *testing.T) {
+	t.Helper()
+	for i := range holders {
+		check(t, os.WriteFile(heldFile(i), []byte("held\n"), 0o644))
+		st.scene.held[i].Store(waits)
+	}
+	st.scene.asked.Store(0)
+	st.scene.round.Add(1)
+	waitFor(t, "holders that wait", 2*time.Minute, func() bool { return st.scene.asked.Load() == holders })
+}
+
+// gatePID finds the gate process among the children of tsem-bpf.
+func (st *stage) gatePID(t *testing.T) int {
+	t.Helper()
 	var found int
-	waitFor(k.t, "a gate process", time.Minute, func() bool {
-		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", k.cmd.Process.Pid))
+	waitFor(t, "a gate process", time.Minute, func() bool {
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", st.cmd.Process.Pid))
 		for _, list := range lists {
 			text, _ := os.ReadFile(list)
 			for _, word := range strings.Fields(string(text)) {
-				if comm, _ := os.ReadFile("/proc/" + word + "/comm"); string(bytes.TrimSpace(comm)) == "gate" {
+				if comm, _ := os.ReadFile("/proc/" + word + "/comm"); string(comm) == "gate\n" {
 					found, _ = strconv.Atoi(word)
 					return true
 				}
@@ -139,69 +231,151 @@ func (k *kept) gatePID() int {
 	return found
 }
 
-// results waits until every holder has ended, and returns what came of their opens.
-func (k *kept) results() string {
-	k.t.Helper()
-	var all string
-	waitFor(k.t, "the end of all who waited", time.Minute, func() bool {
-		all = ""
+// free waits until no holder waits any more, and expects that none could open its file where
+// trust is enforced, and all could elsewhere.
+func (st *stage) free(t *testing.T) {
+	t.Helper()
+	took := waitFor(t, "the end of all who waited", time.Minute, func() bool {
 		for i := range holders {
-			text, _ := os.ReadFile(result(i))
-			all += strings.TrimSpace(string(text))
+			if st.scene.held[i].Load() == waits {
+				return false
+			}
 		}
-		return len(all) == holders
+		return true
 	})
-	return all
-}
-
-// TestAccidents: whatever happens to a keeper or its gate process, nobody waits on, and
-// nothing that was not judged happens where trust is enforced. What lives on goes on.
-func TestAccidents(t *testing.T) {
-	needVerdicts(t)
-	for name, accident := range map[string]func(*kept){
-		"keeper killed": func(k *kept) {
-			_ = k.cmd.Process.Kill()
-		},
-		"gate process killed": func(k *kept) {
-			if err := syscall.Kill(k.gatePID(), syscall.SIGKILL); err != nil {
-				k.t.Fatal(err)
-			}
-		},
-		"keeper stopped": func(k *kept) {
-			if err := k.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-				k.t.Fatal(err)
-			}
-		},
-	} {
-		for _, enforce := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, enforcing %v", name, enforce), func(t *testing.T) {
-				want := strings.Repeat("0", holders)
-				if enforce {
-					want = strings.Repeat("1", holders)
-				}
-				deadline := "1m"
-				if name == "keeper stopped" {
-					deadline = "5s" // enough for an agent that trusts at once
-				}
-				k := startKeeper(t, deadline, enforce)
-				k.do("hold")
-				gate := k.gatePID()
-				start := time.Now()
-				accident(k)
-				if got := k.results(); got != want {
-					t.Errorf("those who waited ended with %s, want %s", got, want)
-				}
-				t.Logf("all were free after %v", time.Since(start))
-				if name == "keeper killed" {
-					return
-				}
-				_ = k.cmd.Process.Signal(syscall.SIGCONT)
-				waitFor(t, "a new gate process", time.Minute, func() bool { return k.gatePID() != gate })
-				k.do("trust")
-				if got := k.results(); got != strings.Repeat("0", holders) {
-					t.Errorf("with the new gate: %s", got)
-				}
-			})
+	t.Logf("all who waited are free after %v", took.Round(time.Millisecond))
+	want, content := uint32(happened), ""
+	if st.enforce {
+		want, content = refused, "held\n"
+	}
+	for i := range holders {
+		left, err := os.ReadFile(heldFile(i))
+		check(t, err)
+		if got := st.scene.held[i].Load(); got != want || string(left) != content {
+			t.Errorf("holder %d ended with %d, want %d; %q is left in its file", i, got, want, left)
 		}
 	}
+}
+
+// goesOn waits until the workload has done something more, or was refused it.
+func (st *stage) goesOn(t *testing.T, counter *atomic.Uint64) {
+	t.Helper()
+	before := counter.Load()
+	waitFor(t, "a workload that goes on", time.Minute, func() bool { return counter.Load() >= before+50 })
+}
+
+// end ends the workload, and expects that nothing of it and of tsem-bpf is left.
+func (st *stage) end(t *testing.T) {
+	t.Helper()
+	st.scene.stop.Store(1)
+	waitFor(t, "the end of the workload", time.Minute, func() bool { return st.scene.over.Load() != 0 })
+	_ = st.cmd.Wait()
+	out, err := exec.Command("tsem-bpf", "pending", "--json").CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("who waits: %v, %s", err, out)
+	}
+	waitFor(t, "no gate process", time.Minute, func() bool {
+		names, _ := filepath.Glob("/proc/[0-9]*/comm")
+		for _, name := range names {
+			if comm, _ := os.ReadFile(name); string(comm) == "gate\n" {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// accounted expects that every event is accounted for, and every wait.
+func (st *stage) accounted(t *testing.T) {
+	t.Helper()
+	said := strings.TrimSpace(st.stderr.String())
+	account := said[strings.LastIndexByte(said, '\n')+1:]
+	t.Log(account)
+	var raised, delivered, left int
+	if _, err := fmt.Sscanf(account, "tsem-bpf: %d events raised: %d delivered, %d refused", &raised, &delivered, &left); err != nil || raised != delivered+left {
+		t.Errorf("the account: %v", err)
+	}
+	text, err := os.ReadFile(st.records)
+	check(t, err)
+	lines := bytes.Count(text, []byte("\n")) - 1 // the first is the aggregate
+	if lines != delivered {
+		t.Errorf("%d records were written", lines)
+	}
+	var waited, decided int
+	for line := range bytes.Lines(text) {
+		if recordType.Match(line) {
+			waited++
+		}
+	}
+	_, verdicts, _ := strings.Cut(account, "; verdicts: ")
+	verdicts, _, _ = strings.Cut(verdicts, ";")
+	for part := range strings.SplitSeq(verdicts, ", ") {
+		var count int
+		var name string
+		if _, err := fmt.Sscanf(part, "%d %s", &count, &name); err != nil {
+			t.Errorf("%q: %v", part, err)
+		}
+		decided += count
+	}
+	if decided != waited {
+		t.Errorf("%d events waited, and %d verdicts were counted", waited, decided)
+	}
+}
+
+// TestAccidents: whatever happens to tsem-bpf, its gate process or its agent while a workload
+// runs, nobody waits on, and nothing that was not judged happens where trust is enforced.
+// What lives on goes on, and the account says what became of every event.
+func TestAccidents(t *testing.T) {
+	needExternal(t)
+	repeat(t, 1, func(t *testing.T) {
+		for _, enforce := range []bool{true, false} {
+			t.Run(fmt.Sprintf("keeper killed, enforcing %v", enforce), func(t *testing.T) { testKeeperAccident(t, enforce) })
+			t.Run(fmt.Sprintf("others, enforcing %v", enforce), func(t *testing.T) { testOtherAccidents(t, enforce) })
+		}
+	})
+	// Nothing of them is in the way.
+	if out, _, status := external(t, "--enforce", "-o", "/dev/null", "--", "cat", "/etc/hostname"); status != 0 || out == "" {
+		t.Errorf("after all that: status %d, %q", status, out)
+	}
+}
+
+func testKeeperAccident(t *testing.T, enforce bool) {
+	st := startStage(t, enforce)
+	st.hold(t)
+	check(t, st.cmd.Process.Kill())
+	st.free(t)
+	st.goesOn(t, &st.scene.done) // in no namespace any more
+	st.end(t)
+}
+
+// testOtherAccidents lets one tsem-bpf live through what it can live through.
+func testOtherAccidents(t *testing.T, enforce bool) {
+	st := startStage(t, enforce)
+
+	st.hold(t)
+	gate := st.gatePID(t)
+	check(t, syscall.Kill(gate, syscall.SIGKILL))
+	st.free(t)
+	waitFor(t, "a new gate process", time.Minute, func() bool { return st.gatePID(t) != gate })
+	st.goesOn(t, &st.scene.done)
+
+	st.hold(t)
+	check(t, st.cmd.Process.Signal(syscall.SIGSTOP))
+	st.free(t)
+	check(t, st.cmd.Process.Signal(syscall.SIGCONT))
+	st.goesOn(t, &st.scene.done)
+
+	st.hold(t)
+	check(t, syscall.Kill(int(st.scene.agent.Load()), syscall.SIGKILL))
+	st.free(t)
+	if enforce {
+		st.goesOn(t, &st.scene.refused)
+	} else {
+		st.goesOn(t, &st.scene.done)
+	}
+	st.end(t)
+	if status := st.cmd.ProcessState.ExitCode(); status != 125 {
+		t.Errorf("exit status %d after the end of the agent", status)
+	}
+	st.accounted(t)
 }

@@ -26,13 +26,16 @@ const flooders = 8
 // counters is what the flooders share with the test: how often each did it.
 type counters [flooders]atomic.Uint64
 
-func mapCounters(path string) *counters {
+// shared returns memory that all who name the same file share; T has no pointers.
+func shared[T any](path string) *T {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT, 0o600)
 	must(err)
-	must(unix.Ftruncate(fd, int64(unsafe.Sizeof(counters{}))))
-	memory, err := unix.Mmap(fd, 0, int(unsafe.Sizeof(counters{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	size := int(unsafe.Sizeof(*new(T)))
+	must(unix.Ftruncate(fd, int64(size)))
+	memory, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	must(err)
-	return (*counters)(unsafe.Pointer(unsafe.SliceData(memory)))
+	must(unix.Close(fd))
+	return (*T)(unsafe.Pointer(unsafe.SliceData(memory)))
 }
 
 func (c *counters) read() (counts [flooders]uint64) {
@@ -67,7 +70,7 @@ func actFlood(dir string, know func(string, string, ...any)) func() {
 	}
 	i, err := strconv.Atoi(os.Args[1])
 	must(err)
-	count := &mapCounters(dir + "/counters")[i]
+	count := &shared[counters](dir + "/counters")[i]
 	return func() {
 		for {
 			must(unix.Close(open(plain(dir), unix.O_RDONLY, 0)))
@@ -111,7 +114,7 @@ func TestKeeperKilled(t *testing.T) {
 	dir := folder(t, "flood")
 	programs := bpfObjects(t, "prog")
 	_ = os.Remove(dir + "/counters") // of an earlier run
-	count := mapCounters(dir + "/counters")
+	count := shared[counters](dir + "/counters")
 	cmd := exec.Command("tsem-bpf", "run", "-o", "/tmp/flood", "--wait", "5m", "--", work+"/actor")
 	cmd.Env = append(os.Environ(), "TSEM_ACTOR=flood", "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

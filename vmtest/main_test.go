@@ -49,10 +49,6 @@ const (
 
 func TestMain(m *testing.M) {
 	namespace.Main()
-	if os.Getenv("TSEM_KEEPER") != "" {
-		keeper()
-		return
-	}
 	if labor := os.Getenv("TSEM_LABOR"); labor != "" {
 		laborer(labor)
 		return

@@ -30,26 +30,40 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
-// rounds is how often a test does what can be done over and over: TSEM_ROUNDS times, or
-// the few times that it is worth on every run.
-func rounds(few int) int {
-	text := os.Getenv("TSEM_ROUNDS")
-	if text == "" {
-		return few
+// repeat runs what can be done over and over: TSEM_ROUNDS times (make soak), or the few
+// times that it is worth on every run. It ends with the first round that fails.
+func repeat(t *testing.T, few int, round func(*testing.T)) {
+	t.Helper()
+	times := few
+	if text := os.Getenv("TSEM_ROUNDS"); text != "" {
+		var err error
+		times, err = strconv.Atoi(text)
+		check(t, err)
 	}
-	n, err := strconv.Atoi(text)
-	must(err)
-	return n
+	if times == 1 {
+		round(t)
+		return
+	}
+	for i := range times {
+		if !t.Run(fmt.Sprintf("round %d of %d", i+1, times), round) {
+			return
+		}
+	}
 }
 
 // laborer is a process in a namespace whose events wait: what it does, and how often, is
-// in TSEM_LABOR: a name, a number, and perhaps a path. It says one line for whatever went
+// in TSEM_LABOR: a name, and perhaps a number and a path. It says one line for whatever went
 // wrong, and what the test waits for.
 func laborer(labor string) {
-	words := append(strings.Fields(labor), "")
-	n, err := strconv.Atoi(words[1])
-	must(err)
+	words := append(strings.Fields(labor), "", "")
+	n, _ := strconv.Atoi(words[1])
 	switch words[0] {
+	case "agent":
+		agent()
+		return
+	case "crowd":
+		crowd()
+		return
 	case "obey":
 		obey(words[2])
 		return
@@ -222,6 +236,10 @@ func (l *labored) end(t *testing.T) {
 // that is released is the one that wakes.
 func TestManyWait(t *testing.T) {
 	needVerdicts(t)
+	repeat(t, 1, testManyWait)
+}
+
+func testManyWait(t *testing.T) {
 	const tasks = 500
 	type wait struct {
 		slot   uint32
@@ -269,6 +287,10 @@ func TestManyWait(t *testing.T) {
 // TestSignalsWhileWaiting: signals that do not end the task end no wait.
 func TestSignalsWhileWaiting(t *testing.T) {
 	needVerdicts(t)
+	repeat(t, 1, testSignalsWhileWaiting)
+}
+
+func testSignalsWhileWaiting(t *testing.T) {
 	const often = 10_000
 	type wait struct {
 		slot   uint32
@@ -323,6 +345,10 @@ func TestSignalsWhileWaiting(t *testing.T) {
 // for ever.
 func TestLockedDirectory(t *testing.T) {
 	needVerdicts(t)
+	repeat(t, 1, testLockedDirectory)
+}
+
+func testLockedDirectory(t *testing.T) {
 	if err := os.MkdirAll(work+"/busy", 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loader brings the kernel half into the kernel: it finds out what the
-// kernel can do, leaves out what it cannot, loads, attaches, and gives access to
-// the maps. Everything goes away with the Engine, or with its process.
+// Package loader brings the kernel half into the kernel: it finds out what the kernel can do,
+// leaves out what it cannot, loads, attaches, and pins it in a bpffs, where every later process
+// finds it. It gives access to the maps, and takes all away with the last process that closes
+// it.
 package loader
 
 import (
@@ -83,7 +84,7 @@ type Engine struct {
 
 // Prepare probes the kernel and returns the object as Load loads it there: without the
 // hooks that the kernel lacks, sleepable where it lets them sleep, its variables set.
-// The error is as that of Load.
+// The error is as that of Open.
 func Prepare() (*ebpf.CollectionSpec, *Support, error) {
 	spec, support, err := prepare(btf.NewCache())
 	return spec, support, Explain(err)
@@ -112,19 +113,9 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	return spec, support, configure(spec, sleepable)
 }
 
-// Load probes the kernel, loads the object and attaches every program. The calling
-// process becomes a keeper: it is never modeled. The error is a *SupportError if
-// this kernel cannot be used as it is, or the privileges or limits of the caller have
-// to change.
-func Load() (*Engine, error) {
-	e, err := load()
-	return e, Explain(err)
-}
-
+// load probes the kernel, loads the object and attaches every program. The calling process
+// becomes a keeper.
 func load() (*Engine, error) {
-	if err := checkFiles(); err != nil {
-		return nil, err
-	}
 	cache := btf.NewCache()
 	spec, support, err := prepare(cache)
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 
 // Open returns the kernel half of this host: the one that is pinned, or, if there is none,
 // one that it loads, attaches and pins, for all who come later. The calling process becomes a
-// keeper. When the last keeper has closed it, it is gone.
+// keeper: it is never modeled. Namespaces whose keepers are gone are ended.
 //
-// The error is that of Load; ErrForeign if one of another version is in use; a *SupportError
-// with ErrPins if it cannot be pinned, or what is pinned cannot be used. Namespaces whose
-// keepers are gone are ended.
+// The error is a *SupportError if this kernel cannot be used as it is, if the privileges or
+// limits of the caller have to change, or, with ErrPins, if the kernel half cannot be pinned or
+// what is pinned cannot be used. It is ErrForeign if one of another version is in use.
 func Open() (*Engine, error) {
 	e, err := open(&pins{bpffs, bpf.Version()})
 	return e, Explain(err)
@@ -49,6 +49,19 @@ func open(p *pins) (*Engine, error) {
 		return nil, errors.Join(err, e.release())
 	}
 	return e, e.reap()
+}
+
+// Peek returns the kernel half of this host as it is, to look at; the caller is no keeper of
+// it. The error is fs.ErrNotExist if there is none, else that of Open.
+func Peek() (*Engine, error) {
+	p := &pins{bpffs, bpf.Version()}
+	e, err := p.open()
+	if err == nil {
+		if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
+			err = errors.Join(err, e.release())
+		}
+	}
+	return e, Explain(err)
 }
 
 // replace removes a kernel half of another version, unless somebody uses it. The error is

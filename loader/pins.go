@@ -21,6 +21,9 @@ import (
 // ErrPins: what is pinned is no kernel half that can be used.
 var ErrPins = errors.New("the pinned kernel half cannot be used")
 
+// ErrForeign: the pinned kernel half is of another version.
+var ErrForeign = errors.New("kernel half of another version")
+
 // bpffs is where the kernel half is pinned, as everything else on most hosts.
 const bpffs = "/sys/fs/bpf"
 

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
-	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
@@ -112,14 +111,9 @@ func TestCallCost(t *testing.T) {
 	costOf(t, plainly) // what the kernel does at first use only
 	attached := costOf(t, plainly)
 	modeled := costOf(t, inNamespace(t, namespace.Config{}))
-	if err := engine.Close(); err != nil {
-		t.Fatal(err)
-	}
+	unload(t)
 	without := costOf(t, plainly)
-	var err error
-	if engine, err = loader.Load(); err != nil {
-		t.Fatal(err)
-	}
+	reopen(t)
 	fmt.Printf("%-22s %12s %12s %12s   instructions for a call\n", "", "not attached", "not modeled", "modeled")
 	for _, name := range []string{"open+close", "stat", "rename there and back", "kill", "getppid"} {
 		fmt.Printf("%-22s %12.0f %12.0f %12.0f\n", name, without[name], attached[name], modeled[name])
@@ -142,6 +136,27 @@ func TestCallCost(t *testing.T) {
 // own, and how long the kernel makes a program wait that detaches is up to the kernel.
 func TestStartCost(t *testing.T) {
 	exact(t)
+	unload(t)
+	startCost(t, "the first one of a host")
+	reopen(t)
+	startCost(t, "every other one")
+
+	n, err := namespace.New(engine, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := mapMemory(t)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("memory of all maps: %.1f MiB with one namespace", float64(with)/(1<<20))
+	eventually(t, "memory of a namespace is given back", true, func() bool { return mapMemory(t) < with })
+	fmt.Printf(", %.1f MiB without\n", float64(mapMemory(t))/(1<<20))
+}
+
+// startCost runs tsem-bpf and says how long that takes.
+func startCost(t *testing.T, which string) {
+	t.Helper()
 	start := time.Now()
 	cmd := exec.Command("tsem-bpf", "run", "-q", "-o", "/dev/null", "--", "date", "+%s%N")
 	cmd.Stderr = os.Stderr
@@ -155,20 +170,8 @@ func TestStartCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	fmt.Printf("tsem-bpf run: %.1f s until the command begins, %.1f s until the end, resident memory of tsem-bpf at most %d MiB\n",
-		time.Unix(0, begun).Sub(start).Seconds(), whole.Seconds(), usage.Maxrss>>10)
-
-	n, err := namespace.New(engine, namespace.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	with := mapMemory(t)
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Printf("memory of all maps: %.1f MiB with one namespace", float64(with)/(1<<20))
-	eventually(t, "memory of a namespace is given back", true, func() bool { return mapMemory(t) < with })
-	fmt.Printf(", %.1f MiB without\n", float64(mapMemory(t))/(1<<20))
+	fmt.Printf("tsem-bpf run, %s: %.2f s until the command begins, %.2f s until the end, resident memory of tsem-bpf at most %d MiB\n",
+		which, time.Unix(0, begun).Sub(start).Seconds(), whole.Seconds(), usage.Maxrss>>10)
 }
 
 // mapMemory sums up what the kernel accounts to BPF maps, in bytes.

@@ -342,19 +342,9 @@ func TestEvents(t *testing.T) {
 
 // TestExportTier: where no hook may sleep, the same events come, all of them atomic.
 func TestExportTier(t *testing.T) {
-	reload := func() {
-		t.Helper()
-		if err := engine.Close(); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if engine, err = loader.Load(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(reload)
+	t.Cleanup(func() { reload(t) })
 	t.Setenv("TSEM_TIER", string(loader.TierExport)) // undone before the cleanup above
-	reload()
+	reload(t)
 	if tier := engine.Support().Tier; tier != loader.TierExport {
 		t.Fatalf("tier %s", tier)
 	}

@@ -17,8 +17,10 @@ import (
 )
 
 // TestLimits: what the caller may not or cannot have is said in one line, with what to
-// change.
+// change, where there is no kernel half yet.
 func TestLimits(t *testing.T) {
+	unload(t)
+	defer reopen(t)
 	for _, test := range []struct {
 		name, command, says string
 	}{
@@ -44,6 +46,8 @@ func TestLimits(t *testing.T) {
 // TestFullHook: the kernel runs so many programs in a hook and no more.
 func TestFullHook(t *testing.T) {
 	needHook(t, "key_alloc")
+	unload(t)
+	defer reopen(t)
 	spec := &ebpf.ProgramSpec{
 		Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "key_alloc", License: "GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},

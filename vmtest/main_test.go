@@ -9,7 +9,8 @@
 //
 // (the second with GOTMPDIR in the checkout). The kernel half is loaded once for all
 // tests of a run. A test that needs a task in a namespace names an actor: the test
-// binary starts itself again as that actor (see actor_test.go).
+// binary starts itself again as that actor (see actor_test.go). The kernel half is pinned, so
+// that every tsem-bpf that a test runs shares it.
 package vmtest
 
 import (
@@ -66,11 +67,16 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	var err error
-	if engine, err = loader.Load(); err != nil {
+	if engine, err = loader.Open(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if err := engine.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	os.Exit(status)
 }
 
 // insideVM keeps the programs off the kernel of whoever runs go test by hand. Only

@@ -5,6 +5,7 @@
 package vmtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -31,6 +32,37 @@ func openEngine(t *testing.T) (*loader.Engine, time.Duration) {
 		t.Fatal(err)
 	}
 	return e, time.Since(start)
+}
+
+// unload lets go of the kernel half, and waits until it is gone.
+func unload(t *testing.T) {
+	t.Helper()
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "programs of hooks", 0, func() int {
+		out, err := exec.Command("bpftool", "prog", "show").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(out, []byte(": lsm "))
+	})
+}
+
+// reopen ends what unload began.
+func reopen(t *testing.T) {
+	t.Helper()
+	var err error
+	if engine, err = loader.Open(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reload loads the kernel half anew.
+func reload(t *testing.T) {
+	t.Helper()
+	unload(t)
+	reopen(t)
 }
 
 // describe runs a command in a namespace of a kernel half and returns how many events it
@@ -65,6 +97,8 @@ func describe(t *testing.T, e *loader.Engine) uint64 {
 // TestPins: the kernel half is there once; whoever comes next opens it in a moment, and the
 // last one takes it away.
 func TestPins(t *testing.T) {
+	unload(t)
+	defer reopen(t)
 	programs := bpfObjects(t, "prog")
 	first, installed := openEngine(t)
 	with := bpfObjects(t, "prog")
@@ -102,7 +136,8 @@ func TestPins(t *testing.T) {
 // TestPinsLeft: what interrupted processes and others left in the bpffs is taken away, or
 // said.
 func TestPinsLeft(t *testing.T) {
-	for _, name := range []string{pinned + "_new", pinned + "_old"} {
+	left := []string{pinned + "_new", pinned + "_old"}
+	for _, name := range left {
 		if err := os.Mkdir(name, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -110,8 +145,10 @@ func TestPinsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	unload(t)
+	defer reopen(t)
 	e, _ := openEngine(t)
-	for _, name := range []string{pinned + "_new", pinned + "_old"} {
+	for _, name := range left {
 		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}

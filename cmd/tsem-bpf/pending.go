@@ -32,36 +32,22 @@ ticket, which names this one wait for ever, and the command. Needs root.
 Exit status: 0, also if nothing waits; 125 if that cannot be known.`
 }
 
-// A host is the kernel halves of this host, and the verdicts in each.
-type host struct {
-	halves []*loader.Running
-	slots  []*verdict.Slots // of each
-}
-
-func findHost() (*host, error) {
-	halves, err := loader.FindRunning()
+// waiters returns the events that wait on this host, by slot, and the verdicts where they do;
+// nil if no kernel half is there.
+func waiters() (*loader.Engine, *verdict.Slots, []pendingEvent, error) {
+	engine, err := loader.Peek()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	h := &host{halves: halves}
-	for _, half := range halves {
-		slots, err := verdict.MapSlots(half.Slots)
-		if err != nil {
-			h.close()
-			return nil, err
-		}
-		h.slots = append(h.slots, slots)
+	slots, err := verdict.MapSlots(engine.Map("slots"))
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, engine.Close())
 	}
-	return h, nil
-}
-
-func (h *host) close() {
-	for _, slots := range h.slots {
-		_ = slots.Close()
-	}
-	for _, half := range h.halves {
-		_ = half.Close()
-	}
+	all, err := pending(slots)
+	return engine, slots, all, err
 }
 
 // A pendingEvent is what pending --json prints of one.
@@ -74,26 +60,22 @@ type pendingEvent struct {
 	Ticket    string  `json:"ticket"`
 	Command   string  `json:"command"`
 
-	wait  verdict.Wait
-	slots *verdict.Slots
+	wait verdict.Wait
 }
 
-// pending returns the events that wait, those of each kernel half by slot.
-func (h *host) pending() ([]pendingEvent, error) {
+func pending(slots *verdict.Slots) ([]pendingEvent, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		return nil, fmt.Errorf("read the clock: %w", err)
 	}
 	var all []pendingEvent
-	for _, slots := range h.slots {
-		for _, w := range slots.Waits() {
-			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", w.TID)) // it may have ended
-			all = append(all, pendingEvent{
-				w.TID, w.Tnum, w.Namespace, event.Hook(w.Hook).String(),
-				float64(max(0, now.Nano()-int64(w.Since))) / float64(time.Second),
-				ticketOf(w), string(bytes.TrimSpace(comm)), w, slots,
-			})
-		}
+	for _, w := range slots.Waits() {
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", w.TID)) // it may have ended
+		all = append(all, pendingEvent{
+			w.TID, w.Tnum, w.Namespace, event.Hook(w.Hook).String(),
+			float64(max(0, now.Nano()-int64(w.Since))) / float64(time.Second),
+			ticketOf(w), string(bytes.TrimSpace(comm)), w,
+		})
 	}
 	return all, nil
 }
@@ -103,12 +85,7 @@ func ticketOf(w verdict.Wait) string { return fmt.Sprintf("%d.%d", w.Slot, w.Tic
 
 // Run implements the command.
 func (c *pendingCommand) Run(std *streams) error {
-	h, err := findHost()
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	all, err := h.pending()
+	_, _, all, err := waiters()
 	if err != nil {
 		return err
 	}
@@ -184,12 +161,7 @@ func (c *releaseCommand) of(w verdict.Wait) bool {
 
 // Run implements the command.
 func (c *releaseCommand) Run(std *streams) error {
-	h, err := findHost()
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	all, err := h.pending()
+	engine, slots, all, err := waiters()
 	if err != nil {
 		return err
 	}
@@ -203,7 +175,7 @@ func (c *releaseCommand) Run(std *streams) error {
 	}
 	why := "no such event waits: its task is gone, or it was decided"
 	if e != nil {
-		outcome, err := e.slots.Decide(e.wait.Slot, e.wait.Ticket, v)
+		outcome, err := slots.Decide(e.wait.Slot, e.wait.Ticket, v)
 		if err != nil {
 			return err
 		}
@@ -212,14 +184,15 @@ func (c *releaseCommand) Run(std *streams) error {
 		}
 		why = "too late: " + outcome.String()
 	}
-	h.late(c)
+	if engine != nil {
+		c.late(engine, slots)
+	}
 	return &exitError{exitUnusable, errors.New(why)}
 }
 
 // choose returns the one event that is meant, nil if it does not wait. An error says which
-// of the flags is not true, or that more than one event is meant.
+// of the flags is not true.
 func (c *releaseCommand) choose(all []pendingEvent) (*pendingEvent, error) {
-	var found *pendingEvent
 	for i := range all {
 		e := &all[i]
 		switch {
@@ -230,22 +203,17 @@ func (c *releaseCommand) choose(all []pendingEvent) (*pendingEvent, error) {
 			}
 		case c.Namespace != 0 && c.Namespace != e.Namespace:
 			return nil, fmt.Errorf("--namespace=%d: thread %d is in namespace %d", c.Namespace, e.PID, e.Namespace)
-		case found != nil:
-			return nil, fmt.Errorf("threads %d and %d are meant, of different kernel halves: name one by --pid", found.PID, e.PID)
 		default:
-			found = e
+			return e, nil
 		}
 	}
-	return found, nil
+	return nil, nil
 }
 
 // late counts a release that came too late in the namespace of its task, if that is known.
-func (h *host) late(c *releaseCommand) {
-	for i, slots := range h.slots {
-		index, ok := slots.IndexOf(func(w verdict.Wait) bool { return c.of(w) && (c.Ticket == "" || c.Ticket == ticketOf(w)) })
-		if ok {
-			atomic.AddUint64(&h.halves[i].Namespace(index).Late, 1)
-			return
-		}
+func (c *releaseCommand) late(engine *loader.Engine, slots *verdict.Slots) {
+	index, ok := slots.IndexOf(func(w verdict.Wait) bool { return c.of(w) && (c.Ticket == "" || c.Ticket == ticketOf(w)) })
+	if ok {
+		atomic.AddUint64(&engine.Namespace(index).Late, 1)
 	}
 }

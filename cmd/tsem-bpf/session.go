@@ -81,7 +81,7 @@ type session struct {
 	exportErr error         // what it returned
 }
 
-// begin loads the kernel half and makes an empty namespace, whose events wait in the
+// begin opens the kernel half and makes an empty namespace, whose events wait in the
 // magazine until export is called. What fails leaves nothing behind.
 func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-chan os.Signal) (*session, error) {
 	config, dialect, err := flags.config()
@@ -95,7 +95,7 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 	if s.output, err = newOutput(flags.Output, std.out); err != nil {
 		return nil, err
 	}
-	if s.engine, err = loader.Load(); err == nil {
+	if s.engine, err = loader.Open(); err == nil {
 		s.namespace, err = namespace.New(s.engine, config)
 		err = loader.Explain(err)
 	}

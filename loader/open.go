@@ -44,7 +44,6 @@ func open(p *pins) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.pins = p
 	if err := e.join(); err != nil {
 		return nil, errors.Join(err, e.release())
 	}
@@ -112,19 +111,45 @@ func (e *Engine) leave() error {
 		err = keepers.Delete(e.keeper)
 	}
 	used, usedErr := inUse(keepers)
+	last := !used && e.isPinned()
 	for _, l := range e.links {
 		err = errors.Join(err, l.Close()) // the pin holds it
 	}
 	err = errors.Join(err, usedErr, e.release())
-	if err == nil && !used {
-		err = e.pins.remove()
+	if err != nil || !last {
+		return err
 	}
-	return err
+	// Somebody may have said meanwhile that it stays.
+	a, err := e.pins.about()
+	if err != nil || a.Stays {
+		return err
+	}
+	return e.pins.remove()
+}
+
+// isPinned says whether this is the kernel half that is pinned: it may have been removed, and
+// another one installed.
+func (e *Engine) isPinned() bool {
+	pinned, err := ebpf.LoadPinnedMap(e.pins.keepers(), nil)
+	if err != nil {
+		return false
+	}
+	defer pinned.Close()
+	return mapID(pinned) == mapID(e.Map("keepers"))
+}
+
+func mapID(m *ebpf.Map) ebpf.MapID {
+	info, err := m.Info()
+	if err != nil {
+		return 0
+	}
+	id, _ := info.ID()
+	return id
 }
 
 // used says whether a pinned kernel half of any version has a keeper.
 func (p *pins) used() (bool, error) {
-	keepers, err := ebpf.LoadPinnedMap(p.folder()+"/"+pinMap+"keepers", nil)
+	keepers, err := ebpf.LoadPinnedMap(p.keepers(), nil)
 	if err != nil {
 		return false, p.broken("has no map of keepers (" + err.Error() + ")")
 	}

@@ -46,6 +46,7 @@ const aboutMax = 32 << 10
 // object or the kernel. It is JSON, in a map of its own.
 type about struct {
 	Version string // of the object
+	Stays   bool   // also when nobody uses it
 	Support *Support
 	Inner   map[string]innerMap // of arrays of maps
 }
@@ -65,6 +66,8 @@ type pins struct {
 }
 
 func (p *pins) folder() string { return filepath.Join(p.root, pinFolder) }
+
+func (p *pins) keepers() string { return filepath.Join(p.folder(), pinMap+"keepers") }
 
 // lockWait is how long one waits for others who install or remove a kernel half, which takes
 // seconds on an emulated machine.
@@ -111,23 +114,16 @@ func (p *pins) pin(e *Engine) error {
 }
 
 func (p *pins) fill(folder string, e *Engine) error {
-	a := about{p.version, e.support, make(map[string]innerMap)}
+	a := about{Version: p.version, Support: e.support, Inner: make(map[string]innerMap)}
 	for name, m := range e.inner {
 		a.Inner[name] = innerMap{m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags}
-	}
-	text, err := json.Marshal(a)
-	if err != nil {
-		return err
-	}
-	if len(text) > aboutMax {
-		return fmt.Errorf("%d bytes to say of it, at most %d are possible", len(text), aboutMax)
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: pinAbout, Type: ebpf.Array, KeySize: 4, ValueSize: aboutMax, MaxEntries: 1})
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	if err := m.Put(uint32(0), append(text, make([]byte, aboutMax-len(text))...)); err != nil {
+	if err := a.put(m); err != nil {
 		return err
 	}
 	if err := m.Pin(filepath.Join(folder, pinAbout)); err != nil {
@@ -154,6 +150,28 @@ func (p *pins) fill(folder string, e *Engine) error {
 	return nil
 }
 
+// put writes what is to be known of a kernel half.
+func (a *about) put(m *ebpf.Map) error {
+	text, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if len(text) > aboutMax {
+		return fmt.Errorf("%d bytes to say of it, at most %d are possible", len(text), aboutMax)
+	}
+	return m.Put(uint32(0), append(text, make([]byte, aboutMax-len(text))...))
+}
+
+// say changes what the pinned kernel half says of itself.
+func (p *pins) say(a *about) error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(p.folder(), pinAbout), nil)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return a.put(m)
+}
+
 // open returns the pinned kernel half. The error is fs.ErrNotExist if there is none,
 // ErrForeign if it is of another version, ErrPins if it is not whole, or not ours.
 func (p *pins) open() (*Engine, error) {
@@ -166,8 +184,8 @@ func (p *pins) open() (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		support: a.Support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program),
-		inner: make(map[string]*ebpf.MapSpec),
+		stays: a.Stays, support: a.Support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program),
+		inner: make(map[string]*ebpf.MapSpec), pins: p,
 	}
 	for name, m := range a.Inner {
 		e.inner[name] = &ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.Entries, Flags: m.Flags}

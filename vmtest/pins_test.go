@@ -7,7 +7,9 @@ package vmtest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
@@ -186,4 +190,117 @@ func TestPinsLeft(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// engineSays runs tsem-bpf engine and compares its status and what it says.
+func engineSays(t *testing.T, status int, says string, words ...string) {
+	t.Helper()
+	cmd := exec.Command("tsem-bpf", append([]string{"engine"}, words...)...)
+	out, _ := cmd.CombinedOutput()
+	if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), says) {
+		t.Errorf("engine %v: status %d, %q; want %d, %q", words, got, out, status, says)
+	}
+}
+
+// TestEngineCommand: the kernel half is shown, installed to stay, and removed, but not below
+// those who use it unless that is forced.
+func TestEngineCommand(t *testing.T) {
+	n, err := namespace.New(engine, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engineSays(t, 0, fmt.Sprintf("keepers     %d\n", os.Getpid()), "status")
+	engineSays(t, 0, fmt.Sprintf("%q: %d", "id", n.ID()), "status", "--json")
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	engineSays(t, 1, fmt.Sprintf("in use by the processes %d; end them first", os.Getpid()), "remove")
+	unload(t)
+	defer reopen(t)
+	engineSays(t, 1, "no kernel half is installed", "status")
+	engineSays(t, 1, "no kernel half is installed", "remove")
+	engineSays(t, 0, "", "install")
+	if out, err := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	engineSays(t, 0, "until it is removed", "status")
+	engineSays(t, 0, "", "remove")
+	engineSays(t, 1, "no kernel half is installed", "status")
+
+	// Forced: whoever uses it goes on, undescribed.
+	e, _ := openEngine(t)
+	n, err = namespace.New(e, namespace.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := n.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	engineSays(t, 0, "", "remove", "--force")
+	if err := cmd.Process.Kill(); err != nil {
+		t.Error("the task is gone: ", err)
+	}
+	_ = cmd.Wait()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// runs is how many tsem-bpf run at once in TestManyRuns.
+const runs = 10
+
+// TestManyRuns: those who start at once install one kernel half, each describes its own
+// command and nothing else, and the last one leaves nothing behind.
+func TestManyRuns(t *testing.T) {
+	unload(t)
+	defer reopen(t)
+	maps := bpfObjects(t, "map")
+	dir := t.TempDir()
+	var group errgroup.Group
+	for i := range runs {
+		group.Go(func() error {
+			// The command is a tsem-bpf itself: a namespace in a namespace.
+			inner := fmt.Sprintf("%s/inner.%d", dir, i)
+			out, err := exec.Command("tsem-bpf", "run", "-o", fmt.Sprintf("%s/outer.%d", dir, i), "--",
+				"tsem-bpf", "run", "-o", inner, "--", "sh", "-c", "read x </etc/hostname; exit 0").CombinedOutput()
+			if err != nil || strings.Count(string(out), " 0 refused") != 2 {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	for i := range runs {
+		for name, only := range map[string]string{"outer": "tsem-bpf", "inner": "sh"} {
+			text, err := os.ReadFile(fmt.Sprintf("%s/%s.%d", dir, name, i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			contexts := make(map[any]bool)
+			for line := range strings.Lines(string(text)) {
+				var r object
+				if err := json.Unmarshal([]byte(line), &r); err != nil {
+					t.Fatal(err)
+				}
+				contexts[at(r, "event.context")] = true
+				// A task begins in its namespace as the tsem-bpf that started it.
+				if process := at(r, "event.process"); process != only && process != "tsem-bpf" {
+					t.Errorf("%s %d describes %v", name, i, process)
+				}
+			}
+			if len(contexts) != 1 {
+				t.Errorf("%s %d describes the namespaces %v", name, i, contexts)
+			}
+		}
+	}
+	if _, err := os.Stat(pinned); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("pins are left: %v", err)
+	}
+	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
 }

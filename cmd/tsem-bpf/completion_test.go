@@ -16,8 +16,8 @@ import (
 func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"tsem-bpf":                                   "",
-		"tsem-bpf ":                                  "check run export pending release completion",
-		"tsem-bpf  e":                                "export",
+		"tsem-bpf ":                                  "check run export pending release engine completion",
+		"tsem-bpf  e":                                "export engine",
 		"tsem-bpf --v":                               "--version",
 		"tsem-bpf wrong ":                            "",
 		"tsem-bpf check --":                          "--help --version --json",

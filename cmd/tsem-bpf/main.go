@@ -34,6 +34,8 @@ type commands struct {
 	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
 
+	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
+
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`

@@ -208,6 +208,13 @@ func bpfObjects(t *testing.T, kind string) int {
 	return len(all)
 }
 
+// noMore waits until there are no more objects of a kind than before; there may be fewer, when
+// something from before was still on its way out.
+func noMore(t *testing.T, kind string, before int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("no more than %d of %s", before, kind), true, func() bool { return bpfObjects(t, kind) <= before })
+}
+
 func descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -261,7 +268,7 @@ func TestNothingLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	noMore(t, "map", maps)
 	eventually(t, "descriptors", count, func() int { return descriptors(t) })
 
 	n, err := namespace.New(engine, namespace.Config{})
@@ -293,7 +300,7 @@ func TestNothingLeaks(t *testing.T) {
 	for name, before := range hashes {
 		eventually(t, "entries of "+name, before, func() int { return entries(t, engine.Map(name)) })
 	}
-	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	noMore(t, "map", maps)
 	eventually(t, "descriptors", count, func() int { return descriptors(t) })
 }
 
@@ -301,8 +308,8 @@ func TestNothingLeaks(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	programs, maps := bpfObjects(t, "prog"), bpfObjects(t, "map")
 	t.Cleanup(func() {
-		eventually(t, "programs", programs, func() int { return bpfObjects(t, "prog") })
-		eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+		noMore(t, "prog", programs)
+		noMore(t, "map", maps)
 	})
 	script := work + "/not-executable"
 	if err := os.WriteFile(script, nil, 0o644); err != nil {

@@ -302,5 +302,5 @@ func TestManyRuns(t *testing.T) {
 	if _, err := os.Stat(pinned); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("pins are left: %v", err)
 	}
-	eventually(t, "maps", maps, func() int { return bpfObjects(t, "map") })
+	noMore(t, "map", maps)
 }

@@ -70,6 +70,8 @@ const (
 	NamespaceClosed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_CLOSED)
 	NamespaceNSRefCurrent  = uint32(tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT)
 	NamespaceExternal      = uint32(tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL)
+	NamespaceEnforcing     = uint32(tsemTsemNamespaceFlagsTSEM_NS_ENFORCING)
+	NamespaceOrphaned      = uint32(tsemTsemNamespaceFlagsTSEM_NS_ORPHANED)
 	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
 )
 
@@ -78,6 +80,7 @@ const (
 	RefusedMagazineFull = int(tsemTsemRefusalTSEM_REFUSED_MAGAZINE_FULL)
 	RefusedNoBuffer     = int(tsemTsemRefusalTSEM_REFUSED_NO_BUFFER)
 	RefusedDescribe     = int(tsemTsemRefusalTSEM_REFUSED_DESCRIBE)
+	RefusedOrphaned     = int(tsemTsemRefusalTSEM_REFUSED_ORPHANED)
 )
 
 // Refusals are the names of the reasons, by their index in Namespace.Refused.
@@ -85,4 +88,5 @@ var Refusals = [len(Namespace{}.Refused)]string{
 	RefusedMagazineFull: "magazine_full",
 	RefusedNoBuffer:     "no_buffer",
 	RefusedDescribe:     "describe",
+	RefusedOrphaned:     "orphaned",
 }

@@ -21,7 +21,7 @@ struct event {
 	struct tsem_namespace *ns;
 	struct tsem_task *task;
 	struct buffer *buf;	/* from event_begin to event_end */
-	bool undescribed;	/* it is an event, and has no record */
+	__u8 unraised;		/* enum ending, where there is no record */
 	__u16 hook;		/* enum tsem_hook */
 	bool atomic;		/* the program cannot sleep, whatever the hook may */
 };
@@ -120,6 +120,34 @@ static __always_inline bool modeled(struct event *e)
 	return booked(e) && wanted(e);
 }
 
+/* How an event ends. */
+enum ending {
+	HAPPENS,
+	DENIED,
+	NO_ROOM,
+	JUDGED,		/* by a verdict that is still to come */
+};
+
+/* The result of a hook whose event ends in a way. */
+static __always_inline int result_of(enum ending ending)
+{
+	if (ending == DENIED)
+		return RESULT(-EPERM);
+	if (ending == NO_ROOM)
+		return RESULT(-ENOMEM);
+	return RESULT(0);
+}
+
+/* An event that nobody can judge any more is none that anybody is told of. */
+static __always_inline bool orphaned(struct event *e, enum tsem_kind kind)
+{
+	if (!(e->ns->flags & TSEM_NS_ORPHANED))
+		return false;
+	lost(e->ns, kind, TSEM_REFUSED_ORPHANED);
+	e->unraised = denies(e->ns, e->hook) ? DENIED : HAPPENS;
+	return true;
+}
+
 /*
  * Starts the event of a modeled task. What it returns true for ends in event_end. What
  * cannot be described does not happen in a namespace with an agent: nobody could judge it.
@@ -131,6 +159,8 @@ static __always_inline bool event_begin(struct event *e)
 
 	if (kind != TSEM_KIND_EXEC)
 		__sync_fetch_and_add(&e->ns->raised, 1);
+	if (orphaned(e, kind))
+		return false;
 	if (may_sleep(e))
 		index = wait_for_room(e->task);
 	index = record_begin(e->task, e->ns, index, e->hook, kind);
@@ -139,16 +169,14 @@ static __always_inline bool event_begin(struct event *e)
 		e->buf->head.share = share_of(e);
 		return true;
 	}
-	e->undescribed = true;
+	e->unraised = e->ns->flags & TSEM_NS_EXTERNAL ? NO_ROOM : HAPPENS;
 	return false;
 }
 
 /* What a hook returns for which the beginning of an event was false. */
 static __always_inline int unraised(const struct event *e)
 {
-	if (e->undescribed && (e->ns->flags & TSEM_NS_EXTERNAL))
-		return RESULT(-ENOMEM);
-	return RESULT(0);
+	return result_of(e->unraised);
 }
 
 /* Ends a record that is no event: says whether it is in the magazine. The buffer is gone. */
@@ -159,13 +187,6 @@ static __always_inline bool event_put(struct event *e)
 	e->buf = NULL;
 	return record_end(buf, e->ns);
 }
-
-enum ending {
-	HAPPENS,
-	DENIED,
-	NO_ROOM,
-	JUDGED,		/* by a verdict that is still to come */
-};
 
 /* Puts the record of an event into the magazine, and says how the event ends. */
 static __always_inline enum ending conclude(struct buffer *buf, struct tsem_namespace *ns, __u32 slot,
@@ -215,11 +236,9 @@ static __always_inline int event_end_as(struct event *e, bool with_value)
 	e->buf = NULL;
 	ending = with_value ? event_conclude_with_value(buf, e->ns, e->task->slot)
 			    : event_conclude(buf, e->ns, e->task->slot);
-	if (ending == NO_ROOM)
-		return RESULT(-ENOMEM);
-	if (ending == HAPPENS || (ending == JUDGED && trusted(e)))
-		return RESULT(0);
-	return RESULT(-EPERM);
+	if (ending == JUDGED)
+		ending = trusted(e) ? HAPPENS : DENIED;
+	return result_of(ending);
 }
 
 static __always_inline int event_end(struct event *e)

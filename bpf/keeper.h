@@ -55,13 +55,14 @@ static long close_step(__u32 index, __u32 *keeper)
 		return 0;
 	if (index == root_index)
 		root_index = 0;
-	__sync_fetch_and_or(&ns->flags, TSEM_NS_CLOSED);
+	__sync_fetch_and_or(&ns->flags, ns->flags & TSEM_NS_ENFORCING ? TSEM_NS_ORPHANED : TSEM_NS_CLOSED);
 	return 0;
 }
 
 /*
- * Closes the namespaces of a keeper whose last thread exits. The id can be used again
- * from here on; nothing points at it any more but namespaces that are closed.
+ * Closes the namespaces of a keeper whose last thread exits, or, where they enforce, makes
+ * orphans of them. The id can be used again from here on; nothing points at it any more
+ * but these.
  */
 static __always_inline void keeper_exit(struct task_struct *task)
 {

@@ -59,7 +59,7 @@ SHARED int wait_look(struct wait *w)
 		w->until = now + ns->wait;
 		w->address = task->mm->arg_start;
 	}
-	w->over = ns->id != w->id || (ns->flags & TSEM_NS_CLOSED) ||
+	w->over = ns->id != w->id || (ns->flags & (TSEM_NS_CLOSED | TSEM_NS_ORPHANED)) ||
 		  (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) || now > w->until;
 	return w->over;
 }

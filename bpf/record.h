@@ -69,7 +69,8 @@ enum tsem_refusal {
 	TSEM_REFUSED_MAGAZINE_FULL = 0,	/* no room in the magazine, also after waiting */
 	TSEM_REFUSED_NO_BUFFER = 1,	/* no free describe buffer on this CPU */
 	TSEM_REFUSED_DESCRIBE = 2,	/* the kernel half could not describe the event */
-	TSEM_REFUSED_MAX = 3,
+	TSEM_REFUSED_ORPHANED = 3,	/* nobody keeps its namespace any more */
+	TSEM_REFUSED_MAX = 4,
 };
 
 enum tsem_cell_type {

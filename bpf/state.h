@@ -20,6 +20,8 @@ enum tsem_namespace_flags {
 	TSEM_NS_NSREF_CURRENT = 2,	/* ids as the user namespace of the task sees them */
 	TSEM_NS_SHA256 = 4,		/* its digests are those that IMA has */
 	TSEM_NS_EXTERNAL = 8,		/* its tasks wait for verdicts where they can sleep */
+	TSEM_NS_ENFORCING = 16,		/* what nobody can judge does not happen, where DENY is the action */
+	TSEM_NS_ORPHANED = 32,		/* enforcing, and its keeper is gone: nobody can judge any more */
 };
 
 enum tsem_verdict {
@@ -57,8 +59,8 @@ struct tsem_share {
 
 /*
  * Value of map `namespaces`. The daemon writes the first part once, before any
- * task is in the namespace; TSEM_NS_CLOSED comes later, from the daemon or from the
- * kernel half. The kernel half counts in the second part. When nothing is under way:
+ * task is in the namespace; TSEM_NS_CLOSED and TSEM_NS_ORPHANED come later, from the daemon
+ * or from the kernel half. The kernel half counts in the second part. When nothing is under way:
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {

@@ -69,7 +69,7 @@ type tsemTsemNamespace struct {
 	Passing         uint64
 	Raised          uint64
 	Delivered       uint64
-	Refused         [3]uint64
+	Refused         [4]uint64
 	Cut             uint64
 	Waited          uint64
 	Tasks           uint64
@@ -100,6 +100,8 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_NSREF_CURRENT tsemTsemNamespaceFlags = 2
 	tsemTsemNamespaceFlagsTSEM_NS_SHA256        tsemTsemNamespaceFlags = 4
 	tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL      tsemTsemNamespaceFlags = 8
+	tsemTsemNamespaceFlagsTSEM_NS_ENFORCING     tsemTsemNamespaceFlags = 16
+	tsemTsemNamespaceFlagsTSEM_NS_ORPHANED      tsemTsemNamespaceFlags = 32
 )
 
 type tsemTsemRecord struct {
@@ -146,7 +148,8 @@ const (
 	tsemTsemRefusalTSEM_REFUSED_MAGAZINE_FULL tsemTsemRefusal = 0
 	tsemTsemRefusalTSEM_REFUSED_NO_BUFFER     tsemTsemRefusal = 1
 	tsemTsemRefusalTSEM_REFUSED_DESCRIBE      tsemTsemRefusal = 2
-	tsemTsemRefusalTSEM_REFUSED_MAX           tsemTsemRefusal = 3
+	tsemTsemRefusalTSEM_REFUSED_ORPHANED      tsemTsemRefusal = 3
+	tsemTsemRefusalTSEM_REFUSED_MAX           tsemTsemRefusal = 4
 )
 
 type tsemTsemSlot struct {

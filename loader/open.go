@@ -71,7 +71,7 @@ func (p *pins) replace(foreign error) error {
 		return err
 	}
 	if used {
-		return fmt.Errorf("%w; it is in use: end the tsem-bpf that uses it first", foreign)
+		return fmt.Errorf("%w; it is in use: end the tsem-bpf that uses it first, or tsem-bpf engine remove --force", foreign)
 	}
 	if err := p.remove(); err != nil {
 		return err
@@ -110,13 +110,22 @@ func (e *Engine) leave() error {
 	default:
 		err = keepers.Delete(e.keeper)
 	}
-	used, usedErr := inUse(keepers)
-	last := !used && e.isPinned()
 	for _, l := range e.links {
 		err = errors.Join(err, l.Close()) // the pin holds it
 	}
-	err = errors.Join(err, usedErr, e.release())
-	if err != nil || !last {
+	if err != nil {
+		return errors.Join(err, e.release())
+	}
+	return e.removeIfLast()
+}
+
+// removeIfLast lets go of the kernel half, and removes it if nobody needs it any more. With
+// the lock held.
+func (e *Engine) removeIfLast() error {
+	used, err := inUse(e.Map("keepers"))
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) { used = used || holds(ns) })
+	last := !used && e.isPinned()
+	if err = errors.Join(err, e.release()); err != nil || !last {
 		return err
 	}
 	// Somebody may have said meanwhile that it stays.
@@ -147,13 +156,25 @@ func mapID(m *ebpf.Map) ebpf.MapID {
 	return id
 }
 
-// used says whether a pinned kernel half of any version has a keeper.
+// used says whether a pinned kernel half of any version has a keeper, or a namespace: what is in
+// that of another version is not known.
 func (p *pins) used() (bool, error) {
 	keepers, err := ebpf.LoadPinnedMap(p.keepers(), nil)
 	if err != nil {
 		return false, p.broken("has no map of keepers (" + err.Error() + ")")
 	}
 	defer keepers.Close()
+	magazines, err := ebpf.LoadPinnedMap(p.magazines(), nil)
+	if err != nil {
+		return false, p.broken("has no map of magazines (" + err.Error() + ")")
+	}
+	defer magazines.Close()
+	for index := range magazines.MaxEntries() {
+		var id ebpf.MapID
+		if magazines.Lookup(index, &id) == nil {
+			return true, nil
+		}
+	}
 	return inUse(keepers)
 }
 
@@ -166,20 +187,83 @@ func inUse(keepers *ebpf.Map) (bool, error) {
 	return err == nil, err
 }
 
-// reap ends the namespaces whose keepers are gone. With the lock held, so that nobody comes
-// or goes meanwhile.
+// namespaces calls a function for each namespace there is, by index.
+func (e *Engine) namespaces(each func(index uint32, ns *bpf.Namespace)) {
+	for index := uint32(1); index < e.NamespacesMax(); index++ {
+		if ns := e.Namespace(index); atomic.LoadUint64(&ns.Id) != 0 {
+			each(index, ns)
+		}
+	}
+}
+
+// isKept says whether the keeper of a namespace lives.
+func (e *Engine) isKept(ns *bpf.Namespace) bool {
+	var times uint32
+	return e.Map("keepers").Lookup(ns.Keeper, &times) == nil
+}
+
+// holds says whether a namespace holds tasks back though its keeper is gone.
+func holds(ns *bpf.Namespace) bool {
+	return atomic.LoadUint32(&ns.Flags)&bpf.NamespaceOrphaned != 0 && atomic.LoadUint64(&ns.Tasks) > 0
+}
+
+// reap ends the namespaces whose keepers are gone, but for those that still hold tasks back.
+// With the lock held, so that nobody comes or goes meanwhile.
 func (e *Engine) reap() error {
 	var errs []error
-	for index := uint32(1); index < e.NamespacesMax(); index++ {
-		state := e.Namespace(index)
-		var times uint32
-		if atomic.LoadUint64(&state.Id) == 0 || e.Map("keepers").Lookup(state.Keeper, &times) == nil {
-			continue
+	e.namespaces(func(index uint32, ns *bpf.Namespace) {
+		if !e.isKept(ns) && !holds(ns) {
+			errs = append(errs, e.end(index))
 		}
-		atomic.OrUint32(&state.Flags, bpf.NamespaceClosed)
-		errs = append(errs, e.Vacate(index))
-	}
+	})
 	return errors.Join(errs...)
+}
+
+// end ends a namespace without keeper.
+func (e *Engine) end(index uint32) error {
+	atomic.OrUint32(&e.Namespace(index).Flags, bpf.NamespaceClosed)
+	return e.Vacate(index)
+}
+
+// What can be wrong with the end of a namespace, for errors.Is.
+var (
+	// ErrNoNamespace: there is none with that id.
+	ErrNoNamespace = errors.New("no such namespace")
+	// ErrKept: a process keeps it, which has to end it.
+	ErrKept = errors.New("the namespace has a keeper")
+)
+
+// EndNamespace ends a namespace that holds tasks back though its keeper is gone: they run on,
+// no longer modeled. The error is fs.ErrNotExist if there is no kernel half, ErrNoNamespace, or
+// ErrKept with the process id of the keeper.
+func EndNamespace(id uint64) error {
+	p := &pins{bpffs, bpf.Version()}
+	lock, err := p.lock()
+	if err != nil {
+		return Explain(err)
+	}
+	defer lock.Close()
+	e, err := p.open()
+	if err != nil {
+		return Explain(err)
+	}
+	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
+		return errors.Join(err, e.release())
+	}
+	err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
+	e.namespaces(func(index uint32, ns *bpf.Namespace) {
+		switch {
+		case ns.Id != id:
+		case e.isKept(ns):
+			err = fmt.Errorf("%w: process %d", ErrKept, ns.Keeper)
+		default:
+			err = e.end(index)
+		}
+	})
+	if err != nil {
+		return errors.Join(err, e.release())
+	}
+	return e.removeIfLast()
 }
 
 // ErrFull: the kernel half has no room for another namespace.

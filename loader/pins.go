@@ -67,6 +67,8 @@ type pins struct {
 
 func (p *pins) folder() string { return filepath.Join(p.root, pinFolder) }
 
+func (p *pins) magazines() string { return filepath.Join(p.folder(), pinMap+"magazines") }
+
 func (p *pins) keepers() string { return filepath.Join(p.folder(), pinMap+"keepers") }
 
 // lockWait is how long one waits for others who install or remove a kernel half, which takes

@@ -30,6 +30,7 @@ type NamespaceStatus struct {
 	ID        uint64 `json:"id"`
 	Keeper    uint32 `json:"keeper"` // process id
 	External  bool   `json:"external"`
+	Orphaned  bool   `json:"orphaned"` // enforcing, its keeper is gone
 	Closed    bool   `json:"closed"`
 	Tasks     uint64 `json:"tasks"`
 	Raised    uint64 `json:"raised"`
@@ -58,11 +59,7 @@ func (e *Engine) Status() (*Status, error) {
 		s.Keepers = append(s.Keepers, keeper)
 	}
 	slices.Sort(s.Keepers)
-	for index := uint32(1); index < e.NamespacesMax(); index++ {
-		if ns := e.Namespace(index); atomic.LoadUint64(&ns.Id) != 0 {
-			s.Namespaces = append(s.Namespaces, namespaceStatus(ns))
-		}
-	}
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) { s.Namespaces = append(s.Namespaces, namespaceStatus(ns)) })
 	return s, keepers.Err()
 }
 
@@ -70,7 +67,8 @@ func namespaceStatus(ns *bpf.Namespace) NamespaceStatus {
 	flags := atomic.LoadUint32(&ns.Flags)
 	s := NamespaceStatus{
 		ID: ns.Id, Keeper: ns.Keeper, External: flags&bpf.NamespaceExternal != 0, Closed: flags&bpf.NamespaceClosed != 0,
-		Tasks: atomic.LoadUint64(&ns.Tasks), Raised: atomic.LoadUint64(&ns.Raised), Delivered: atomic.LoadUint64(&ns.Delivered),
+		Orphaned: flags&bpf.NamespaceOrphaned != 0,
+		Tasks:    atomic.LoadUint64(&ns.Tasks), Raised: atomic.LoadUint64(&ns.Raised), Delivered: atomic.LoadUint64(&ns.Delivered),
 	}
 	for i := range ns.Refused {
 		s.Refused += atomic.LoadUint64(&ns.Refused[i])
@@ -143,9 +141,7 @@ func (p *pins) closeAll() error {
 		return err
 	}
 	if e.memory, err = mapNamespaces(e.Map("namespaces")); err == nil {
-		for index := uint32(1); index < e.NamespacesMax(); index++ {
-			atomic.OrUint32(&e.Namespace(index).Flags, bpf.NamespaceClosed)
-		}
+		e.namespaces(func(_ uint32, ns *bpf.Namespace) { atomic.OrUint32(&ns.Flags, bpf.NamespaceClosed) })
 	}
 	return errors.Join(err, e.release())
 }

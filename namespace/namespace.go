@@ -51,6 +51,9 @@ type Config struct {
 	Enforce  bool         // the action of all event types is DENY
 	Deny     []event.Hook // else that of these
 	FailOpen bool         // DENY: what nobody could judge happens, what is untrusted does not
+
+	// Where something is denied, and not FailOpen, the namespace outlives a process that dies
+	// without Shut: nothing that is denied happens there until loader.EndNamespace.
 }
 
 const (
@@ -200,6 +203,9 @@ func (n *Namespace) make() error {
 	}
 	if n.config.Judge != nil {
 		flags |= bpf.NamespaceExternal
+		if n.config.deny() != [2]uint64{} && !n.config.FailOpen {
+			flags |= bpf.NamespaceEnforcing
+		}
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,

@@ -192,13 +192,13 @@ func TestPinsLeft(t *testing.T) {
 	}
 }
 
-// engineSays runs tsem-bpf engine and compares its status and what it says.
-func engineSays(t *testing.T, status int, says string, words ...string) {
+// says runs tsem-bpf and compares its status and what it says.
+func says(t *testing.T, status int, want string, words ...string) {
 	t.Helper()
-	cmd := exec.Command("tsem-bpf", append([]string{"engine"}, words...)...)
+	cmd := exec.Command("tsem-bpf", words...)
 	out, _ := cmd.CombinedOutput()
-	if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), says) {
-		t.Errorf("engine %v: status %d, %q; want %d, %q", words, got, out, status, says)
+	if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), want) {
+		t.Errorf("%v: status %d, %q; want %d, %q", words, got, out, status, want)
 	}
 }
 
@@ -209,23 +209,23 @@ func TestEngineCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engineSays(t, 0, fmt.Sprintf("keepers     %d\n", os.Getpid()), "status")
-	engineSays(t, 0, fmt.Sprintf("%q: %d", "id", n.ID()), "status", "--json")
+	says(t, 0, fmt.Sprintf("keepers     %d\n", os.Getpid()), "engine", "status")
+	says(t, 0, fmt.Sprintf("%q: %d", "id", n.ID()), "engine", "status", "--json")
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
-	engineSays(t, 1, fmt.Sprintf("in use by the processes %d; end them first", os.Getpid()), "remove")
+	says(t, 1, fmt.Sprintf("in use by the processes %d; end them first", os.Getpid()), "engine", "remove")
 	unload(t)
 	defer reopen(t)
-	engineSays(t, 1, "no kernel half is installed", "status")
-	engineSays(t, 1, "no kernel half is installed", "remove")
-	engineSays(t, 0, "", "install")
+	says(t, 1, "no kernel half is installed", "engine", "status")
+	says(t, 1, "no kernel half is installed", "engine", "remove")
+	says(t, 0, "", "engine", "install")
 	if out, err := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	engineSays(t, 0, "until it is removed", "status")
-	engineSays(t, 0, "", "remove")
-	engineSays(t, 1, "no kernel half is installed", "status")
+	says(t, 0, "until it is removed", "engine", "status")
+	says(t, 0, "", "engine", "remove")
+	says(t, 1, "no kernel half is installed", "engine", "status")
 
 	// Forced: whoever uses it goes on, undescribed.
 	e, _ := openEngine(t)
@@ -237,7 +237,7 @@ func TestEngineCommand(t *testing.T) {
 	if err := n.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
-	engineSays(t, 0, "", "remove", "--force")
+	says(t, 0, "", "engine", "remove", "--force")
 	if err := cmd.Process.Kill(); err != nil {
 		t.Error("the task is gone: ", err)
 	}

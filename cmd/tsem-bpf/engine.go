@@ -73,6 +73,9 @@ func (c *engineStatus) Run(std *streams) error {
 		if n.External {
 			kind = "external"
 		}
+		if n.Orphaned {
+			kind += ", orphaned"
+		}
 		if n.Closed {
 			kind += ", closed"
 		}

@@ -36,6 +36,8 @@ type commands struct {
 
 	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
 
+	Ns nsCommand `cmd:"" help:"Namespaces of this host."`
+
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`

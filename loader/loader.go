@@ -78,6 +78,7 @@ type Engine struct {
 	inner    map[string]*ebpf.MapSpec // of arrays of maps
 	links    map[string]link.Link     // by program
 	pins     *pins                    // nil: nobody else has it
+	users    *os.File                 // nil: it is only looked at
 	stays    bool                     // also when nobody uses it
 	keeper   uint32
 	memory   []byte // the mapped map `namespaces`
@@ -397,7 +398,7 @@ func (e *Engine) Verified() (map[string]uint32, error) {
 // Close detaches the programs and lets go of the maps: of a kernel half that others use, too,
 // only the last one. Tasks are no longer modeled.
 func (e *Engine) Close() error {
-	if e.pins != nil && e.keeper != 0 { // else it was only looked at
+	if e.users != nil {
 		return e.leave()
 	}
 	var group errgroup.Group

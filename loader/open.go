@@ -26,14 +26,29 @@ func Open() (*Engine, error) {
 }
 
 func open(p *pins) (*Engine, error) {
-	if err := checkFiles(); err != nil {
+	if err := errors.Join(checkFiles(), p.check()); err != nil {
+		return nil, err
+	}
+	users, err := p.enter()
+	if err != nil {
 		return nil, err
 	}
 	lock, err := p.lock()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, users.Close())
 	}
 	defer lock.Close()
+	e, err := p.get()
+	if err != nil {
+		p.leave(users)
+		return nil, err
+	}
+	e.users = users
+	return e, nil
+}
+
+// get opens or installs the pinned kernel half.
+func (p *pins) get() (*Engine, error) {
 	e, err := p.open()
 	if errors.Is(err, ErrForeign) {
 		err = p.replace(err)
@@ -44,10 +59,10 @@ func open(p *pins) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.join(); err != nil {
+	if err := errors.Join(e.join(), e.reap()); err != nil {
 		return nil, errors.Join(err, e.release())
 	}
-	return e, e.reap()
+	return e, nil
 }
 
 // Peek returns the kernel half of this host as it is, to look at; the caller is no keeper of
@@ -93,17 +108,16 @@ func install(p *pins) (*Engine, error) {
 	return e, nil
 }
 
-// leave lets go of a pinned kernel half, and removes it if nobody else keeps anything.
+// leave lets go of a pinned kernel half, and removes it if nobody needs it any more.
 func (e *Engine) leave() error {
 	lock, err := e.pins.lock()
 	if err != nil {
-		return errors.Join(err, e.release())
+		return errors.Join(err, e.users.Close(), e.release())
 	}
 	defer lock.Close()
 	keepers := e.Map("keepers")
 	var times uint32
-	err = keepers.Lookup(e.keeper, &times)
-	switch {
+	switch err = keepers.Lookup(e.keeper, &times); {
 	case err != nil:
 	case times > 1:
 		err = keepers.Put(e.keeper, times-1)
@@ -113,19 +127,16 @@ func (e *Engine) leave() error {
 	for _, l := range e.links {
 		err = errors.Join(err, l.Close()) // the pin holds it
 	}
-	if err != nil {
-		return errors.Join(err, e.release())
-	}
-	return e.removeIfLast()
+	return errors.Join(err, e.removeIfLast())
 }
 
-// removeIfLast lets go of the kernel half, and removes it if nobody needs it any more. With
-// the lock held.
+// removeIfLast lets go of the kernel half, and removes it if nobody needs it any more: no
+// process, and no namespace that holds tasks back. With the lock held.
 func (e *Engine) removeIfLast() error {
-	used, err := inUse(e.Map("keepers"))
-	e.namespaces(func(_ uint32, ns *bpf.Namespace) { used = used || holds(ns) })
-	last := !used && e.isPinned()
-	if err = errors.Join(err, e.release()); err != nil || !last {
+	needed := !e.isPinned()
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) { needed = needed || holds(ns) })
+	err := e.release()
+	if last := e.pins.leave(e.users); err != nil || needed || !last {
 		return err
 	}
 	// Somebody may have said meanwhile that it stays.
@@ -189,6 +200,9 @@ func inUse(keepers *ebpf.Map) (bool, error) {
 
 // namespaces calls a function for each namespace there is, by index.
 func (e *Engine) namespaces(each func(index uint32, ns *bpf.Namespace)) {
+	if e.memory == nil {
+		return
+	}
 	for index := uint32(1); index < e.NamespacesMax(); index++ {
 		if ns := e.Namespace(index); atomic.LoadUint64(&ns.Id) != 0 {
 			each(index, ns)
@@ -237,21 +251,32 @@ var (
 // no longer modeled. The error is fs.ErrNotExist if there is no kernel half, ErrNoNamespace, or
 // ErrKept with the process id of the keeper.
 func EndNamespace(id uint64) error {
-	p := &pins{bpffs, bpf.Version()}
+	return Explain(endNamespace(&pins{bpffs, bpf.Version()}, id))
+}
+
+func endNamespace(p *pins, id uint64) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	users, err := p.enter()
+	if err != nil {
+		return err
+	}
 	lock, err := p.lock()
 	if err != nil {
-		return Explain(err)
+		return errors.Join(err, users.Close())
 	}
 	defer lock.Close()
 	e, err := p.open()
 	if err != nil {
-		return Explain(err)
+		p.leave(users)
+		return err
 	}
-	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
-		return errors.Join(err, e.release())
+	e.users = users
+	if e.memory, err = mapNamespaces(e.Map("namespaces")); err == nil {
+		err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
 	}
-	err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
-	e.namespaces(func(index uint32, ns *bpf.Namespace) {
+	e.namespaces(func(index uint32, ns *bpf.Namespace) { // none, if they could not be mapped
 		switch {
 		case ns.Id != id:
 		case e.isKept(ns):
@@ -260,10 +285,7 @@ func EndNamespace(id uint64) error {
 			err = e.end(index)
 		}
 	})
-	if err != nil {
-		return errors.Join(err, e.release())
-	}
-	return e.removeIfLast()
+	return errors.Join(err, e.removeIfLast())
 }
 
 // ErrFull: the kernel half has no room for another namespace.

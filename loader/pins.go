@@ -33,6 +33,7 @@ const (
 	pinFolder  = "tsem-bpf"
 	pinNew     = pinFolder + "_new"
 	pinOld     = pinFolder + "_old"
+	pinUsers   = pinFolder + "_users" // what all who need it have locked, from before they wait for it
 	pinAbout   = "about"
 	pinMap     = "map_"
 	pinProgram = "program_"
@@ -71,16 +72,21 @@ func (p *pins) magazines() string { return filepath.Join(p.folder(), pinMap+"mag
 
 func (p *pins) keepers() string { return filepath.Join(p.folder(), pinMap+"keepers") }
 
+// check says whether there is a bpffs.
+func (p *pins) check() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(p.root, &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
+		return &SupportError{ErrPins, "there is no bpffs at " + p.root, "mount it: mount -t bpf bpf " + p.root}
+	}
+	return nil
+}
+
 // lockWait is how long one waits for others who install or remove a kernel half, which takes
 // seconds on an emulated machine.
 const lockWait = 2 * time.Minute
 
 // lock keeps all others from installing and removing, until what it returns is closed.
 func (p *pins) lock() (*os.File, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.root, &fs); err != nil || fs.Type != unix.BPF_FS_MAGIC {
-		return nil, &SupportError{ErrPins, "there is no bpffs at " + p.root, "mount it: mount -t bpf bpf " + p.root}
-	}
 	f, err := os.Open(p.root)
 	if err != nil {
 		return nil, err
@@ -94,6 +100,45 @@ func (p *pins) lock() (*os.File, error) {
 			return nil, errors.Join(fmt.Errorf("lock %s, which another tsem-bpf may hold: %w", p.root, err), f.Close())
 		}
 	}
+}
+
+// enter makes known that this process needs the kernel half, also while it waits for it,
+// until what it returns is closed. Without that, of many who come and go at once each could
+// install it and, being the last at that moment, remove it again. Without the lock held.
+func (p *pins) enter() (*os.File, error) {
+	path := filepath.Join(p.root, pinUsers)
+	for {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the last one has just gone
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if now, err := os.Stat(path); err == nil && os.SameFile(locked, now) {
+			return f, nil
+		}
+		_ = f.Close() // it was removed in between
+	}
+}
+
+// leave undoes enter, and says whether nobody else has entered. With the lock held.
+func (p *pins) leave(users *os.File) (last bool) {
+	defer users.Close()
+	if unix.Flock(int(users.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false
+	}
+	return os.Remove(users.Name()) == nil
 }
 
 // pin pins a kernel half that is loaded and attached. It is there as a whole, or not at all.

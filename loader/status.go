@@ -108,6 +108,9 @@ func Remove(force bool) error {
 }
 
 func remove(p *pins, force bool) error {
+	if err := p.check(); err != nil {
+		return err
+	}
 	lock, err := p.lock()
 	if err != nil {
 		return err

@@ -105,9 +105,37 @@ static __always_inline void slot_take(__u64 address)
 	t->slot = search.slot;
 }
 
+/* Gives the slot of a task back that will not wait any more. */
+static __always_inline void slot_release(struct tsem_task *t)
+{
+	__u32 index = t->slot;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
+
+	t->slot = 0;
+	if (index && s)
+		__sync_lock_test_and_set(&s->owner, 0);
+}
+
+/* The namespace has a task less. */
+static __always_inline void task_leave(__u64 address)
+{
+	struct tsem_task *t = task_at(address);
+	struct tsem_namespace *ns;
+	__u32 index;
+
+	if (!t || t->left)
+		return;
+	t->left = 1;
+	slot_release(t);
+	index = t->ns_index;
+	ns = bpf_map_lookup_elem(&namespaces, &index);
+	if (ns && ns->id == t->namespace)
+		__sync_fetch_and_sub(&ns->tasks, 1);
+}
+
 /*
- * Run by a process on its own behalf: it joins the namespace at an index, before it
- * becomes the first program of it. Returns 0, or a negative errno. (A child that is born
+ * Run by a process on its own behalf: it joins the namespace at an index, and leaves any
+ * other one, before it becomes the first program of it. Returns 0, or a negative errno. (A child that is born
  * in a namespace where hooks wait could wait for its parent, the keeper, before its exec,
  * while the keeper waits for that exec.)
  */
@@ -116,6 +144,9 @@ int task_enter(__u32 *context)
 {
 	__u64 address = bpf_get_current_task();
 
+	/* It may be in a namespace already, as a child of a keeper that is. */
+	task_leave(address);
+	task_forget(address);
 	if (!task_join(address, *context, NULL))
 		return -EBUSY;
 	slot_take(address);
@@ -144,17 +175,6 @@ SHARED int ticket_draw(struct buffer *buf, __u32 slot)
 	/* An exchange is a full barrier: who sees the record sees the ticket. */
 	__sync_lock_test_and_set(&s->word, ticket << 8);
 	return true;
-}
-
-/* Gives the slot of a task back that will not wait any more. */
-static __always_inline void slot_release(struct tsem_task *t)
-{
-	__u32 index = t->slot;
-	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
-
-	t->slot = 0;
-	if (index && s)
-		__sync_lock_test_and_set(&s->owner, 0);
 }
 
 /* Sleeps until the keeper answers, or nobody can; which of these, only the slot tells. */

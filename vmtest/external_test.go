@@ -156,3 +156,24 @@ done`
 		t.Errorf("status %d, %q", status, stdout)
 	}
 }
+
+// TestExternalInside: a namespace whose events wait can be made inside another one, whose
+// tasks its own tasks are not.
+func TestExternalInside(t *testing.T) {
+	needExternal(t)
+	dir := t.TempDir()
+	out, err := exec.Command("tsem-bpf", "run", "-o", dir+"/outer", "--",
+		"tsem-bpf", "run", "--external", "--deadline", "2m", "-o", dir+"/inner", "--", "cat", "/etc/hostname").CombinedOutput()
+	if err != nil || strings.Count(string(out), " 0 refused") != 2 {
+		t.Errorf("%v: %s", err, out)
+	}
+	for name, want := range map[string]bool{"outer": false, "inner": true} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is := bytes.Contains(text, []byte(`"process": "cat"`)); is != want {
+			t.Errorf("%s describes cat: %t", name, is)
+		}
+	}
+}

@@ -39,23 +39,6 @@ int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, in
 	return ret;
 }
 
-/* The namespace has a task less. */
-static __always_inline void task_leave(__u64 address)
-{
-	struct tsem_task *t = task_at(address);
-	struct tsem_namespace *ns;
-	__u32 index;
-
-	if (!t || t->left)
-		return;
-	t->left = 1;
-	slot_release(t);
-	index = t->ns_index;
-	ns = bpf_map_lookup_elem(&namespaces, &index);
-	if (ns && ns->id == t->namespace)
-		__sync_fetch_and_sub(&ns->tasks, 1);
-}
-
 /*
  * There is no LSM hook for the end of a task; task_free comes much later. What the
  * task still does, and what others do to it, is described until then.

@@ -81,7 +81,8 @@ type Engine struct {
 	users    *os.File                 // nil: it is only looked at
 	stays    bool                     // also when nobody uses it
 	keeper   uint32
-	memory   []byte // the mapped map `namespaces`
+	memory   []byte            // the mapped map `namespaces`
+	skipped  map[string]uint64 // what allSkipped was when it was opened
 }
 
 // Prepare probes the kernel and returns the object as Load loads it there: without the
@@ -256,7 +257,10 @@ func (e *Engine) join() error {
 	if e.keeper = keeper; keeper == 0 {
 		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
 	}
-	e.memory, err = mapNamespaces(e.Map("namespaces"))
+	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil || e.support.Tier != TierExport {
+		return err
+	}
+	e.skipped, err = e.allSkipped()
 	return err
 }
 
@@ -364,10 +368,21 @@ func (e *Engine) SetRoot(index uint32) error {
 	return nil
 }
 
-// Skipped returns how often the kernel did not run a program because the same one
-// was already running on that CPU: events that nobody saw, by hook. It never
+// Skipped returns how often the kernel, since Open, did not run a program because the same
+// one was already running on that CPU: events that nobody saw, by hook. It never
 // happens where hooks sleep (TierSleep, TierPoll).
 func (e *Engine) Skipped() (map[string]uint64, error) {
+	skipped, err := e.allSkipped()
+	for name, before := range e.skipped {
+		if skipped[name] -= before; skipped[name] == 0 {
+			delete(skipped, name)
+		}
+	}
+	return skipped, err
+}
+
+// allSkipped is Skipped since the kernel half was loaded.
+func (e *Engine) allSkipped() (map[string]uint64, error) {
 	skipped := make(map[string]uint64)
 	for name, program := range e.programs {
 		stats, err := program.Stats()

@@ -134,6 +134,10 @@ soak-%: vm-setup build
 verifier-stats: vm-setup ## Measure what the programs cost the verifier: docs/verifier.md and vmtest/verifier.budget.
 	@vmtest/verifier-stats
 
+.PHONY: wait-table
+wait-table: vm-setup build ## Ask each kernel which events can wait there: docs/waits.md.
+	$(GO) run ./vmtest/waittable
+
 .PHONY: runner-test
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -timeout 1h -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest

@@ -66,6 +66,7 @@ type HookSupport struct {
 	Present   bool   `json:"present"`
 	Sleepable bool   `json:"sleepable"`
 	Event     bool   `json:"event"` // raises events; else it is for bookkeeping only
+	Waits     bool   `json:"waits"` // its events can wait for a verdict
 }
 
 // Support is what a kernel offers.
@@ -186,6 +187,7 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 				return err
 			}
 			h.Sleepable = sleepable
+			h.Waits = raises && sleepable && s.Tier == TierSleep
 		} else if slices.Contains(indispensable, name) {
 			return &SupportError{ErrKernel, "kernel " + s.Kernel + " has no hook " + name, "use kernel 6.1 or newer"}
 		}

@@ -30,15 +30,16 @@ type Config struct {
 	// loop waits for it, so it must neither block nor wait for a task that may sleep here.
 	Look func()
 	// Beat is called by the watcher, with the number of sleeping tasks: at least every 10 ms
-	// while there are any, else every BeatEvery. It is the keeper's heartbeat, and the
-	// occasion to look again for events that Look came too early for. It may call Decide.
+	// while there are any that Look has left so, else every BeatEvery. It is the keeper's
+	// heartbeat, and the occasion to look again for events that Look came too early for. It may
+	// call Decide.
 	// While Look hangs for longer than Deadline there is no beat: nobody reads requests, so
 	// whoever watches the heartbeat has to end the connection.
 	Beat func(sleeping int)
 	// BeatEvery is the longest time between two beats, if no pass takes longer.
 	BeatEvery time.Duration
 	// Deadline is how long a task may sleep; then the verdict is Late. It passes up to
-	// 10 ms late.
+	// 10 ms late, and up to BeatEvery more where Look hangs.
 	Deadline time.Duration
 }
 
@@ -236,9 +237,7 @@ func (g *Gate) ask(r *request, slot uint32) {
 		g.answer(before, 0)
 	}
 	w.begin(ticket, r.unique, r.pid)
-	if g.asleep.add(slot) && g.idle.CompareAndSwap(true, false) {
-		g.wakeWatcher()
-	}
+	g.asleep.add(slot)
 	if g.closed.Load() {
 		_, _ = g.slots.Decide(slot, ticket, Closed)
 	} else {
@@ -248,9 +247,15 @@ func (g *Gate) ask(r *request, slot uint32) {
 	}
 	if !g.slots.undecided(slot, ticket) {
 		g.wake(w, r.unique)
+		return
 	}
 	if w.unique.Load() == r.unique {
 		g.slept.Add(1)
+	}
+	// Only now: who is answered at once needs no watcher, and to wake it costs more than all
+	// of this function.
+	if g.idle.CompareAndSwap(true, false) {
+		g.wakeWatcher()
 	}
 }
 

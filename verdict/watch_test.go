@@ -326,8 +326,32 @@ func TestBeats(t *testing.T) {
 	})
 }
 
+// TestAtOnce: the watcher rests while all are answered at once.
+func TestAtOnce(t *testing.T) {
+	c := testConfig(2)
+	c.BeatEvery = time.Second
+	var gate *Gate
+	c.Look = func() {
+		if _, err := gate.Decide(1, 1, Trusted); err != nil {
+			t.Error(err)
+		}
+	}
+	watched(t, c, func(t *testing.T, n *nursery) {
+		gate = n.Gate
+		n.pass(500 * time.Millisecond)
+		n.sleep(t, 1, 11, 2)
+		n.pass(1600 * time.Millisecond)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if want := []time.Duration{0, time.Second, 2 * time.Second}; !slices.Equal(n.beats, want) {
+			t.Errorf("beats at %v, want %v", n.beats, want)
+		}
+	})
+}
+
 // TestLookHangs: the deadline ends the wait that Look hangs for, and then the heart stops
-// until Look returns, because behind it nobody reads.
+// until Look returns, because behind it nobody reads. The watcher, which nobody woke, sees
+// the wait with its next beat.
 func TestLookHangs(t *testing.T) {
 	c := testConfig(2)
 	c.BeatEvery, c.Deadline = 100*time.Millisecond, time.Second
@@ -335,7 +359,7 @@ func TestLookHangs(t *testing.T) {
 	watched(t, c, func(t *testing.T, n *nursery) {
 		go n.sleep(t, 1, 11, 2)
 		n.pass(10 * time.Second)
-		expectAt(t, "the wait ended", n.answeredAt(t, 2), time.Second, time.Second+tickEvery)
+		expectAt(t, "the wait ended", n.answeredAt(t, 2), time.Second, time.Second+c.BeatEvery+tickEvery)
 		expectVerdict(t, n.slots, 1, Late)
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -345,8 +369,8 @@ func TestLookHangs(t *testing.T) {
 				longest, after = pause, n.beats[i]
 			}
 		}
-		expectAt(t, "the heart stopped", after, time.Second-tickEvery, time.Second+tickEvery)
-		expectAt(t, "it stood still", longest, 4*time.Second-tickEvery, 4*time.Second+c.BeatEvery+tickEvery)
+		expectAt(t, "the heart stopped", after, time.Second-tickEvery, time.Second+c.BeatEvery+tickEvery)
+		expectAt(t, "it stood still", longest, 4*time.Second-c.BeatEvery-tickEvery, 4*time.Second+c.BeatEvery+tickEvery)
 	})
 }
 

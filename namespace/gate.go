@@ -70,6 +70,9 @@ func (c *Config) deny() [2]uint64 {
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
 // sleep, and who serves and guards it.
 type doorkeeper struct {
+	judge  func(raw []byte) error // Namespace.judge
+	record event.Record           // scratch of that: who makes one for each event pays for its memory
+
 	slots *verdict.Slots
 	gate  atomic.Pointer[verdict.Gate] // the one that tasks ask now
 	over  atomic.Bool                  // no new gate any more
@@ -91,7 +94,7 @@ func (n *Namespace) openGate() error {
 	if n.engine.Gate() == nil {
 		return fmt.Errorf("%w: it has tier %s, %s", ErrNoSleep, n.engine.Support().Tier, n.engine.Support().TierReason)
 	}
-	d := new(doorkeeper)
+	d := &doorkeeper{judge: n.judge}
 	n.door = d
 	var err error
 	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
@@ -219,18 +222,20 @@ func (d *doorkeeper) endGate() error {
 // look judges the events that nobody has looked at. Errors of the magazine are the
 // reader's to report, who meets them too.
 func (n *Namespace) look() {
-	_, _ = n.magazine.Scan(n.judge)
+	_, _ = n.magazine.Scan(n.door.judge)
 }
 
 // judge judges the event of a record, if a verdict is wanted. One that cannot be read is
-// the reader's to count, who meets it too.
-func (n *Namespace) judge(raw []byte) error {
-	r, err := event.Parse(raw)
-	if err != nil || r.Slot() == 0 {
+// the reader's to count, who meets it too. One call at a time, for it is the magazine's Scan
+// that calls it.
+func (n *Namespace) judge(raw []byte) (err error) {
+	r := &n.door.record
+	if *r, err = event.Parse(raw); err != nil || r.Slot() == 0 {
 		return nil
 	}
-	switch v := n.config.Judge(&r); {
+	switch v := n.config.Judge(r); {
 	case v == verdict.None:
+		n.hurry() // the agent may need the record that the sink gets
 	case r.Kind() == event.KindAsync:
 		_, _, _ = n.DecideAsync(r.Slot(), r.Ticket(), r.Tnum(), v)
 	default:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/digest"
@@ -35,6 +36,8 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 	n.reading.Lock()
 	defer n.reading.Unlock()
 	n.joiner.sink = sink
+	timer := time.NewTimer(readEvery)
+	defer timer.Stop()
 	for {
 		if n.door != nil {
 			n.look() // reading goes no further than that
@@ -54,6 +57,9 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		case err != nil:
 			return err
 		case got > 0:
+			if got < manyRecords {
+				n.pause(timer)
+			}
 			continue
 		case n.joiner.idle() && n.ended():
 			return nil
@@ -61,6 +67,32 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		if err := n.waitForRecords(ctx); err != nil {
 			return err
 		}
+	}
+}
+
+const (
+	// readEvery is the time between two small batches. The kernel wakes a reader that has
+	// read everything for each record: that costs whoever raises the event more than to
+	// describe it. A record is not much later for the pause.
+	readEvery = time.Millisecond
+	// manyRecords are worth being woken for.
+	manyRecords = 64
+)
+
+// pause lets records come together, unless somebody waits for one of them.
+func (n *Namespace) pause(timer *time.Timer) {
+	timer.Reset(readEvery)
+	select {
+	case <-timer.C:
+	case <-n.urgent:
+	}
+}
+
+// hurry ends a pause, or the next one before it begins.
+func (n *Namespace) hurry() {
+	select {
+	case n.urgent <- struct{}{}:
+	default:
 	}
 }
 

@@ -103,7 +103,8 @@ type Namespace struct {
 	unreadable atomic.Uint64
 	omitted    atomic.Uint64
 
-	last lastRead // belongs to the goroutine that reads
+	last   lastRead      // belongs to the goroutine that reads
+	urgent chan struct{} // somebody waits for a record to be read; of one element
 }
 
 // magazine is where the records come from: ringbuf.Magazine.
@@ -158,7 +159,9 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if err := CheckWait(config.Wait); err != nil {
 		return nil, fmt.Errorf("wait %v: %w", config.Wait, err)
 	}
-	n := &Namespace{engine: engine, config: config, id: engine.NewID(), digests: digest.New()}
+	n := &Namespace{
+		engine: engine, config: config, id: engine.NewID(), digests: digest.New(), urgent: make(chan struct{}, 1),
+	}
 	n.joiner = newJoiner(config.Digest, n.digests, func() { n.magazine.Wake() })
 	if err := n.make(); err != nil {
 		n.Close()

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -127,6 +128,31 @@ func raise(n *Namespace, m *memory, b *eventtest.Builder) {
 
 func capable() *eventtest.Builder {
 	return (&eventtest.Builder{Header: eventtest.Header{Hook: 85, Kind: 2}}).Scalar(21).Scalar(0)
+}
+
+// TestPause: a reader lets records come together, but not while somebody waits for one.
+func TestPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Namespace{urgent: make(chan struct{}, 1)}
+		timer := time.NewTimer(time.Hour)
+		defer timer.Stop()
+		pause := func(want time.Duration) {
+			t.Helper()
+			start := time.Now()
+			n.pause(timer)
+			if took := time.Since(start); took != want {
+				t.Errorf("a pause of %v, want %v", took, want)
+			}
+		}
+		pause(readEvery)
+		n.hurry()
+		n.hurry()
+		pause(0)
+		pause(readEvery)
+		time.AfterFunc(readEvery/4, n.hurry)
+		pause(readEvery / 4)
+		pause(readEvery)
+	})
 }
 
 // output is a writer that says which numbers came, in turn.

@@ -344,7 +344,17 @@ func testKeeperAccident(t *testing.T, enforce bool) {
 	st.hold(t)
 	check(t, st.cmd.Process.Kill())
 	st.free(t)
-	st.goesOn(t, &st.scene.done) // in no namespace any more
+	if enforce {
+		st.goesOn(t, &st.scene.refused) // for nobody can judge it
+		done := st.scene.done.Load()
+		st.goesOn(t, &st.scene.refused)
+		// A process that was started before may end well.
+		if more := st.scene.done.Load() - done; more > 1 {
+			t.Errorf("%d things were done that nobody had judged", more)
+		}
+	} else {
+		st.goesOn(t, &st.scene.done) // in no namespace any more
+	}
 	st.end(t)
 }
 

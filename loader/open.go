@@ -218,7 +218,8 @@ func (e *Engine) isKept(ns *bpf.Namespace) bool {
 
 // holds says whether a namespace holds tasks back though its keeper is gone.
 func holds(ns *bpf.Namespace) bool {
-	return atomic.LoadUint32(&ns.Flags)&bpf.NamespaceOrphaned != 0 && atomic.LoadUint64(&ns.Tasks) > 0
+	flags := atomic.LoadUint32(&ns.Flags)
+	return flags&bpf.NamespaceOrphaned != 0 && flags&bpf.NamespaceClosed == 0 && atomic.LoadUint64(&ns.Tasks) > 0
 }
 
 // reap ends the namespaces whose keepers are gone, but for those that still hold tasks back.
@@ -308,7 +309,7 @@ func (e *Engine) Occupy(id uint64) (index uint32, err error) {
 		index := uint32((id+i)%uint64(most)) + 1
 		state := e.Namespace(index)
 		if atomic.CompareAndSwapUint64(&state.Id, 0, id) {
-			state.Keeper = e.keeper
+			state.Keeper, state.Flags = e.keeper, 0 // of who was there before
 			return index, nil
 		}
 	}

@@ -348,8 +348,8 @@ func testKeeperAccident(t *testing.T, enforce bool) {
 		st.goesOn(t, &st.scene.refused) // for nobody can judge it
 		done := st.scene.done.Load()
 		st.goesOn(t, &st.scene.refused)
-		// A process that was started before may end well.
-		if more := st.scene.done.Load() - done; more > 1 {
+		// What each thread did before the kill may be counted after it.
+		if more := st.scene.done.Load() - done; more > 3 {
 			t.Errorf("%d things were done that nobody had judged", more)
 		}
 	} else {

@@ -77,7 +77,7 @@ type Engine struct {
 	programs map[string]*ebpf.Program
 	inner    map[string]*ebpf.MapSpec // of arrays of maps
 	links    map[string]link.Link     // by program
-	pins     *pins                    // nil: nobody else has it
+	pins     *pins                    // where it is pinned
 	users    *os.File                 // nil: it is only looked at
 	stays    bool                     // also when nobody uses it
 	keeper   uint32

@@ -102,7 +102,6 @@ func install(p *pins) (*Engine, error) {
 	}
 	e.pins = p
 	if err := p.pin(e); err != nil {
-		e.pins = nil
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
@@ -150,7 +149,7 @@ func (e *Engine) removeIfLast() error {
 // isPinned says whether this is the kernel half that is pinned: it may have been removed, and
 // another one installed.
 func (e *Engine) isPinned() bool {
-	pinned, err := ebpf.LoadPinnedMap(e.pins.keepers(), nil)
+	pinned, err := e.pins.pinned("keepers")
 	if err != nil {
 		return false
 	}
@@ -170,12 +169,12 @@ func mapID(m *ebpf.Map) ebpf.MapID {
 // used says whether a pinned kernel half of any version has a keeper, or a namespace: what is in
 // that of another version is not known.
 func (p *pins) used() (bool, error) {
-	keepers, err := ebpf.LoadPinnedMap(p.keepers(), nil)
+	keepers, err := p.pinned("keepers")
 	if err != nil {
 		return false, p.broken("has no map of keepers (" + err.Error() + ")")
 	}
 	defer keepers.Close()
-	magazines, err := ebpf.LoadPinnedMap(p.magazines(), nil)
+	magazines, err := p.pinned("magazines")
 	if err != nil {
 		return false, p.broken("has no map of magazines (" + err.Error() + ")")
 	}
@@ -296,14 +295,12 @@ var ErrFull = errors.New("no free namespace")
 // late as possible: a program that was held up since the last namespace of an index ended
 // should not find the next one there. The error is ErrFull if there is none.
 func (e *Engine) Occupy(id uint64) (index uint32, err error) {
-	if e.pins != nil {
-		// Nobody may look for namespaces without keeper between the two writes.
-		lock, err := e.pins.lock()
-		if err != nil {
-			return 0, err
-		}
-		defer lock.Close()
+	// Nobody may look for namespaces without keeper between the two writes.
+	lock, err := e.pins.lock()
+	if err != nil {
+		return 0, err
 	}
+	defer lock.Close()
 	most := e.NamespacesMax() - 1
 	for i := range uint64(most) {
 		index := uint32((id+i)%uint64(most)) + 1

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -68,9 +67,10 @@ type pins struct {
 
 func (p *pins) folder() string { return filepath.Join(p.root, pinFolder) }
 
-func (p *pins) magazines() string { return filepath.Join(p.folder(), pinMap+"magazines") }
-
-func (p *pins) keepers() string { return filepath.Join(p.folder(), pinMap+"keepers") }
+// pinned opens a map of the pinned kernel half, of whatever version.
+func (p *pins) pinned(name string) (*ebpf.Map, error) {
+	return ebpf.LoadPinnedMap(filepath.Join(p.folder(), pinMap+name), nil)
+}
 
 // check says whether there is a bpffs.
 func (p *pins) check() error {
@@ -291,29 +291,20 @@ func (p *pins) names(folder string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var links, others []string
 	for _, entry := range entries {
 		name := entry.Name()
 		ours := name == pinAbout || strings.HasPrefix(name, pinMap) || strings.HasPrefix(name, pinProgram) || strings.HasPrefix(name, pinLink)
 		if !ours || !entry.Type().IsRegular() {
 			return nil, &SupportError{ErrPins, "there is " + filepath.Join(folder, name) + ", which tsem-bpf did not put there", "take it away"}
 		}
-		names = append(names, name)
+		if strings.HasPrefix(name, pinLink) {
+			links = append(links, name)
+		} else {
+			others = append(others, name)
+		}
 	}
-	slices.SortStableFunc(names, func(a, b string) int {
-		return boolOrder(strings.HasPrefix(a, pinLink), strings.HasPrefix(b, pinLink))
-	})
-	return names, nil
-}
-
-func boolOrder(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
+	return append(links, others...), nil
 }
 
 // remove unpins the kernel half. Its programs are detached when nobody holds them any more;

@@ -251,16 +251,10 @@ func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdi
 	return n.door.gate.Load().Decide(slot, ticket, v)
 }
 
-// DecideAsync decides about the event of a hook that cannot sleep. Mostly it comes too late
-// for the event itself; then Untrusted makes the task untrusted, so that it hits the next one.
-// distrusted says whether that was done. The rest is that of Decide.
+// DecideAsync is verdict.Slots.DecideAsync: nobody sleeps with such an event, who would have to
+// be woken. The rest is that of Decide.
 func (n *Namespace) DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verdict) (outcome verdict.Outcome, distrusted bool, err error) {
-	outcome, err = n.Decide(slot, ticket, v)
-	if err != nil || outcome.Won || v != verdict.Untrusted {
-		return outcome, false, err
-	}
-	distrusted, err = n.door.slots.Distrust(slot, tnum)
-	return outcome, distrusted, err
+	return n.door.slots.DecideAsync(slot, ticket, tnum, v)
 }
 
 // GateStats returns what happened at the gates of the namespace, and how many there were:

@@ -24,15 +24,7 @@ type host struct {
 func newHost(t *testing.T, slots int) *host {
 	h := &host{t: t, all: make([]bpf.Slot, slots), waits: newWaits()}
 	h.slots = verdict.NewSlots(h.all)
-	h.waits.decide = h.slots.Decide
-	h.waits.decideAsync = func(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error) {
-		outcome, err := h.slots.Decide(slot, ticket, v)
-		if err != nil || outcome.Won || v != verdict.Untrusted {
-			return outcome, false, err
-		}
-		distrusted, err := h.slots.Distrust(slot, tnum)
-		return outcome, distrusted, err
-	}
+	h.waits.decide, h.waits.decideAsync = h.slots.Decide, h.slots.DecideAsync
 	return h
 }
 

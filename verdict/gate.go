@@ -73,14 +73,6 @@ type Stats struct {
 	Bad         uint64 // requests for a slot that does not exist, or in which somebody slept already
 }
 
-// Waiting is a task that sleeps in a gate.
-type Waiting struct {
-	Slot   uint32
-	Ticket uint64
-	TID    uint32    // in the pid namespace of who mounted the gate; 0: not visible there
-	Since  time.Time // when the watcher saw it first, at most 10 ms after it went to sleep
-}
-
 // Gate lets the tasks of one namespace sleep, and wakes each as soon as it is decided.
 type Gate struct {
 	config Config

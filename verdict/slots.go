@@ -182,6 +182,18 @@ func (s *Slots) Distrust(slot uint32, tnum uint64) (bool, error) {
 	}
 }
 
+// DecideAsync decides about the event of a hook that cannot sleep. Mostly it comes too late
+// for the event itself; then Untrusted makes the task untrusted, so that it hits the next one.
+// distrusted says whether that was done. The rest is that of Decide.
+func (s *Slots) DecideAsync(slot uint32, ticket, tnum uint64, v Verdict) (outcome Outcome, distrusted bool, err error) {
+	outcome, err = s.Decide(slot, ticket, v)
+	if err != nil || outcome.Won || v != Untrusted {
+		return outcome, false, err
+	}
+	distrusted, err = s.Distrust(slot, tnum)
+	return outcome, distrusted, err
+}
+
 // Wait is an event whose verdict is still to come, as its slot tells.
 type Wait struct {
 	Slot      uint32

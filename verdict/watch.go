@@ -145,19 +145,3 @@ func (g *Gate) interrupt(unique uint64) {
 		}
 	}
 }
-
-// Pending returns the tasks that sleep, by slot. Any goroutine.
-func (g *Gate) Pending() []Waiting {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var all []Waiting
-	now := time.Since(g.start)
-	for slot := range g.asleep.all() {
-		w := &g.waits[slot]
-		if unique, ticket, tid, ok := w.get(); ok {
-			w.stamp(unique, now)
-			all = append(all, Waiting{slot, ticket, tid, g.start.Add(w.since)})
-		}
-	}
-	return all
-}

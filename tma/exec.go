@@ -31,6 +31,9 @@ const (
 	// maxExcess is how many replies more than records there may be. One that answers
 	// twice is not yet a flood.
 	maxExcess = 1000
+	// onceMore is how long a write is tried again that had no effect in time: long enough to
+	// be tried at all on a busy machine.
+	onceMore = time.Second
 	// grace is how long an agent may take to end after its standard input has, and how
 	// long it may take to be gone after it has closed a pipe.
 	grace = 2 * time.Second
@@ -145,7 +148,11 @@ func (a *Exec) Write(lines []byte) (int, error) {
 	defer a.writing.Unlock()
 	a.records.Add(uint64(bytes.Count(lines, []byte("\n"))))
 	for rest := lines; len(rest) > 0 && a.stdin != nil; {
-		n, err := a.put(rest)
+		n, err := a.put(rest, a.stuck)
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			// The time may have passed while this process was stopped, and not the agent.
+			n, err = a.put(rest, onceMore)
+		}
 		rest = rest[n:]
 		if err == nil || n > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
@@ -160,8 +167,8 @@ func (a *Exec) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-func (a *Exec) put(lines []byte) (int, error) {
-	if err := a.stdin.SetWriteDeadline(time.Now().Add(a.stuck)); err != nil {
+func (a *Exec) put(lines []byte, limit time.Duration) (int, error) {
+	if err := a.stdin.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return 0, err
 	}
 	return a.stdin.Write(lines)

@@ -201,6 +201,17 @@ func TestExecTrusts(t *testing.T) {
 	}
 }
 
+// TestExecLateWriter: an agent that reads has not failed when the time for a write has passed
+// before the write was tried, as it has when this process was stopped and goes on.
+func TestExecLateWriter(t *testing.T) {
+	a, d, _ := startAgent(t, "trusts", time.Nanosecond)
+	ask(t, a, 1)
+	d.want(t, verdict.Trusted)
+	if err := a.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestExecAnyOrder(t *testing.T) {
 	a, d, _ := startAgent(t, "backwards", time.Minute)
 	ask(t, a, 50)

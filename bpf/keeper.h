@@ -56,20 +56,25 @@ static long close_step(__u32 index, __u32 *keeper)
 	if (index == root_index)
 		root_index = 0;
 	__sync_fetch_and_or(&ns->flags, ns->flags & TSEM_NS_ENFORCING ? TSEM_NS_ORPHANED : TSEM_NS_CLOSED);
+	/* Last: a namespace without keeper is one whose flags say what became of it. */
+	__sync_lock_test_and_set(&ns->keeper, 0);
 	return 0;
 }
 
 /*
- * Closes the namespaces of a keeper whose last thread exits, or, where they enforce, makes
- * orphans of them. The id can be used again from here on; nothing points at it any more
- * but these.
+ * Takes back what a thread of a keeper has left. With the last one the namespaces of the
+ * keeper are closed, or, where they enforce, made orphans of. Its id can be used again from
+ * here on, and nothing points at it any more.
  */
 static __always_inline void keeper_exit(struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = task->tgid, tid = task->pid;
 
+	if (!bpf_map_lookup_elem(&keepers, &tgid))
+		return;
+	bpf_map_delete_elem(&births, &tid);
 	/* kernel/exit.c, do_exit, counts down before the tracepoint. */
-	if (task->signal->live.counter || !bpf_map_lookup_elem(&keepers, &tgid))
+	if (task->signal->live.counter)
 		return;
 	bpf_loop(TSEM_NAMESPACES_MAX, close_step, &tgid, 0);
 	bpf_map_delete_elem(&keepers, &tgid);

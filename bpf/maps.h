@@ -93,7 +93,8 @@ volatile __u32 task_filter[1 << TASK_FILTER_BITS];
 
 /*
  * Threads of keepers that are about to start the first task of a namespace:
- * thread id to index. A child forked by such a thread is born in the namespace.
+ * thread id to index, until they have started it or exit. A child forked by such a
+ * thread is born in the namespace.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

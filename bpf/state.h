@@ -69,7 +69,7 @@ struct tsem_namespace {
 	__u32 magazine;		/* bytes of the ring */
 	__u32 reserve;		/* bytes of it that are for the shares: the sum of them */
 	__u32 share;		/* bytes of each share */
-	__u32 keeper;		/* thread group id; when it has exited, the namespace is closed */
+	__u32 keeper;		/* thread group id; 0: it has exited, and the namespace is closed or an orphan */
 	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */

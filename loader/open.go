@@ -209,10 +209,11 @@ func (e *Engine) namespaces(each func(index uint32, ns *bpf.Namespace)) {
 	}
 }
 
-// isKept says whether the keeper of a namespace lives.
+// isKept says whether the keeper of a namespace lives. That of one that was killed is 0, so
+// that a later process with the same id is not taken for it.
 func (e *Engine) isKept(ns *bpf.Namespace) bool {
 	var times uint32
-	return e.Map("keepers").Lookup(ns.Keeper, &times) == nil
+	return e.Map("keepers").Lookup(atomic.LoadUint32(&ns.Keeper), &times) == nil
 }
 
 // holds says whether a namespace holds tasks back though its keeper is gone.

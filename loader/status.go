@@ -28,7 +28,7 @@ type Status struct {
 // NamespaceStatus is what the kernel half says of a namespace.
 type NamespaceStatus struct {
 	ID        uint64 `json:"id"`
-	Keeper    uint32 `json:"keeper"` // process id
+	Keeper    uint32 `json:"keeper"` // process id; 0: it is gone
 	External  bool   `json:"external"`
 	Orphaned  bool   `json:"orphaned"` // enforcing, its keeper is gone
 	Closed    bool   `json:"closed"`

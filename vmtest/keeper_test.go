@@ -5,10 +5,13 @@
 package vmtest
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -16,6 +19,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -147,6 +151,128 @@ func TestKeeperKilled(t *testing.T) {
 	took = waitFor(t, "programs gone", 4*time.Minute, func() bool { return bpfObjects(t, "prog") == programs })
 	t.Logf("programs gone %v after that", took)
 	_ = cmd.Wait()
+}
+
+// TestBirthsEnd: a thread of a keeper that ends before it has started the first task of a
+// namespace leaves nothing behind.
+func TestBirthsEnd(t *testing.T) {
+	births := engine.Map("births")
+	put, end, begun := make(chan uint32), make(chan bool), make(chan bool)
+	// Two at the same time: the first thread of a process stays until the process ends.
+	for range 2 {
+		go func() {
+			runtime.LockOSThread() // for ever: the thread ends with the goroutine
+			begun <- true
+			<-end
+			if unix.Gettid() == os.Getpid() {
+				put <- 0
+				return
+			}
+			thread, err := engine.ThreadID()
+			if err == nil {
+				err = births.Put(thread, uint32(1))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			put <- thread
+		}()
+	}
+	<-begun
+	<-begun
+	close(end)
+	for range 2 {
+		thread := <-put
+		if thread == 0 {
+			continue
+		}
+		waitFor(t, "the end of a birth", time.Minute, func() bool {
+			var index uint32
+			return errors.Is(births.Lookup(thread, &index), ebpf.ErrKeyNotExist)
+		})
+	}
+}
+
+// keeperWithID starts tsem-bpf with the process id that another one had.
+func keeperWithID(t *testing.T, pid int) *exec.Cmd {
+	t.Helper()
+	for range 1000 {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0); err != nil {
+			t.Skipf("%v (CONFIG_CHECKPOINT_RESTORE is needed)", err)
+		}
+		// Only the right one goes on to be a keeper.
+		cmd := exec.Command("sh", "-c", "read go && exec tsem-bpf run -o /dev/null -- sh -c 'echo kept; exec sleep 1000'")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if cmd.Process.Pid != pid {
+			_ = stdin.Close()
+			_ = cmd.Wait()
+			continue
+		}
+		if _, err := stdin.Write([]byte("go\n")); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "kept\n" {
+			t.Fatalf("%q, %v", line, err)
+		}
+		return cmd
+	}
+	t.Fatalf("the process id %d did not come again", pid)
+	return nil
+}
+
+// TestKeeperOfSameID: a keeper that has the process id of one that was killed is not taken
+// for it.
+func TestKeeperOfSameID(t *testing.T) {
+	needExternal(t)
+	cmd := exec.Command("tsem-bpf", "run", "--external", "--enforce", "--deadline", "2m", "-o", "/dev/null", "--", "sh", "-c", "echo $$; read wait")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var task int
+	if _, err := fmt.Fscan(stdout, &task); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(task, unix.SIGKILL) }()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = cmd.Process.Wait() // not of cmd, which would wait for what the task holds
+	held := orphans(t)
+	if len(held) != 1 || held[0].Keeper != 0 {
+		t.Fatalf("orphans: %+v", held)
+	}
+	again := keeperWithID(t, cmd.Process.Pid)
+	defer func() {
+		_ = unix.Kill(-again.Process.Pid, unix.SIGKILL)
+		_ = again.Wait()
+	}()
+	if held := orphans(t); len(held) != 1 || held[0].Keeper != 0 {
+		t.Errorf("orphans: %+v", held)
+	}
+	says(t, 0, "", "ns", "end", fmt.Sprint(held[0].ID))
+	if held := orphans(t); len(held) != 0 {
+		t.Errorf("orphans after their end: %+v", held)
+	}
 }
 
 // fill starts an actor in a namespace that nobody reads, until it waits for room.

@@ -2,6 +2,8 @@
 
 package tma
 
+import "github.com/tsem-bpf/tsem-bpf/control"
+
 // asyncKept is how many events back a reply about an async_event may reach: 2.6 MB, far more
 // than lie in the pipe of an agent.
 const asyncKept = 1 << 16
@@ -25,18 +27,18 @@ func (w *waits) addAsync(e asyncEvent) {
 
 // findAsync returns the event that a reply is about, once, if nobody waits with that. The
 // error is ErrReply.
-func (w *waits) findAsync(r reply) (e asyncEvent, ok bool, err error) {
+func (w *waits) findAsync(r control.Release) (e asyncEvent, ok bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r.number == 0 || w.async == nil {
+	if r.Number == 0 || w.async == nil {
 		return asyncEvent{}, false, nil
 	}
-	kept := &w.async[r.number%asyncKept]
+	kept := &w.async[r.Number%asyncKept]
 	switch {
-	case kept.number != r.number || kept.tnum != r.tnum:
+	case kept.number != r.Number || kept.tnum != r.TNum:
 		return asyncEvent{}, false, nil
-	case kept.pid != r.pid:
-		return asyncEvent{}, false, r.wrongPid(kept.pid)
+	case kept.pid != r.PID:
+		return asyncEvent{}, false, wrongPid(r, kept.pid)
 	}
 	e, *kept = *kept, asyncEvent{}
 	return e, true, nil

@@ -3,64 +3,31 @@
 package tma
 
 import (
-	"bytes"
 	"fmt"
 	"strconv"
 
-	"github.com/tsem-bpf/tsem-bpf/verdict"
+	"github.com/tsem-bpf/tsem-bpf/control"
 )
 
 // replyForm is the form of a reply, as it stands in messages.
 const replyForm = "trusted|untrusted pid=P tnum=T [number=N]"
 
-// reply is what an agent says about an event.
-type reply struct {
-	verdict verdict.Verdict // Trusted or Untrusted
-	pid     uint32
-	tnum    uint64
-	number  uint64 // of the event; 0: the oldest of the task that has no reply yet
-}
-
 // wrongPid is the error of a reply about a task that has another pid.
-func (r *reply) wrongPid(pid uint32) error {
-	return fmt.Errorf("%w: \"%v pid=%d tnum=%d\", but task %d has pid %d", ErrReply, r.verdict, r.pid, r.tnum, r.tnum, pid)
+func wrongPid(r control.Release, pid uint32) error {
+	return fmt.Errorf("%w: \"%v pid=%d tnum=%d\", but task %d has pid %d", ErrReply, r.Verdict, r.PID, r.TNum, r.TNum, pid)
 }
 
-// parseReply parses a line without its line feed: a verdict, then pid, tnum and perhaps
-// number in this order, one blank between them. The error is ErrReply.
-func parseReply(line []byte) (reply, error) {
-	word, rest, _ := bytes.Cut(line, []byte(" "))
-	var r reply
-	switch string(word) {
-	case "trusted":
-		r.verdict = verdict.Trusted
-	case "untrusted":
-		r.verdict = verdict.Untrusted
-	default:
-		return reply{}, fmt.Errorf("%w: %s; %s is one", ErrReply, quote(line), replyForm)
+// parseReply parses a line without its line feed: what an orchestrator writes to a control
+// file to release a task by its number. The error is ErrReply.
+func parseReply(line []byte) (control.Release, error) {
+	r, err := control.ParseRelease(line)
+	switch {
+	case err != nil:
+		return control.Release{}, fmt.Errorf("%w: %s; %s is one: %w", ErrReply, quote(line), replyForm, err)
+	case r.TNum == 0 || r.Key != nil:
+		return control.Release{}, fmt.Errorf("%w: %s; %s is one, without a key", ErrReply, quote(line), replyForm)
 	}
-	pid, rest, okPid := value(rest, "pid=", 32)
-	tnum, rest, okTnum := value(rest, "tnum=", 64)
-	okNumber := true
-	if rest != nil {
-		r.number, rest, okNumber = value(rest, "number=", 64)
-	}
-	if !okPid || !okTnum || !okNumber || rest != nil {
-		return reply{}, fmt.Errorf("%w: %s; %s is one, with numbers above 0", ErrReply, quote(line), replyForm)
-	}
-	r.pid, r.tnum = uint32(pid), tnum
 	return r, nil
-}
-
-// value takes a number behind its key from the start of text. rest is nil at the end of it.
-func value(text []byte, key string, bits int) (v uint64, rest []byte, ok bool) {
-	word, rest, more := bytes.Cut(text, []byte(" "))
-	if !more {
-		rest = nil
-	}
-	digits, ok := bytes.CutPrefix(word, []byte(key))
-	v, err := strconv.ParseUint(string(digits), 10, bits)
-	return v, rest, ok && err == nil && v != 0
 }
 
 // quoteMax is how much of a line a message shows.

@@ -5,6 +5,7 @@ package tma
 import (
 	"sync"
 
+	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -68,7 +69,7 @@ func (w *waits) add(tnum uint64, now waiting) verdict.Verdict {
 
 // reply does what a reply says. One about an event that waits no longer, or never did, and
 // one about an unknown task has no effect and is counted as late. The error is ErrReply.
-func (w *waits) reply(r reply) error {
+func (w *waits) reply(r control.Release) error {
 	won, err := w.apply(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -82,40 +83,40 @@ func (w *waits) reply(r reply) error {
 }
 
 // apply does what a reply says, and says whether that had an effect.
-func (w *waits) apply(r reply) (bool, error) {
+func (w *waits) apply(r control.Release) (bool, error) {
 	if e, ok, err := w.findAsync(r); ok || err != nil {
 		if err != nil {
 			return false, err
 		}
-		outcome, distrusted, err := w.decideAsync(e.slot, e.ticket, e.tnum, r.verdict)
+		outcome, distrusted, err := w.decideAsync(e.slot, e.ticket, e.tnum, r.Verdict)
 		return outcome.Won || distrusted, err
 	}
 	slot, ticket, err := w.find(r)
 	if err != nil || slot == 0 {
 		return false, err
 	}
-	outcome, err := w.decide(slot, ticket, r.verdict)
+	outcome, err := w.decide(slot, ticket, r.Verdict)
 	return outcome.Won, err
 }
 
 // find returns the slot and ticket of the event that a reply is about; slot 0: of none that
 // waits.
-func (w *waits) find(r reply) (slot uint32, ticket uint64, err error) {
+func (w *waits) find(r control.Release) (slot uint32, ticket uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t, ok := w.tasks[r.tnum]
+	t, ok := w.tasks[r.TNum]
 	switch {
 	case !ok || w.closed:
 		return 0, 0, nil
-	case r.number != 0 && r.number != t.number:
+	case r.Number != 0 && r.Number != t.number:
 		return 0, 0, nil
-	case r.number == 0 && t.owed > 0:
+	case r.Number == 0 && t.owed > 0:
 		t.owed--
 		return 0, 0, nil
 	case t.done:
 		return 0, 0, nil
-	case r.pid != t.pid:
-		return 0, 0, r.wrongPid(t.pid)
+	case r.PID != t.pid:
+		return 0, 0, wrongPid(r, t.pid)
 	}
 	t.done = true
 	return t.slot, t.ticket, nil

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -37,7 +38,7 @@ func (h *host) begin(tnum uint64, slot uint32, ticket, number uint64) verdict.Ve
 // reply lets the agent reply about a task; number 0: without.
 func (h *host) reply(v verdict.Verdict, tnum, number uint64) {
 	h.t.Helper()
-	if err := h.waits.reply(reply{v, uint32(tnum) + 100, tnum, number}); err != nil {
+	if err := h.waits.reply(control.Release{Verdict: v, PID: uint32(tnum) + 100, TNum: tnum, Number: number}); err != nil {
 		h.t.Error(err)
 	}
 }
@@ -152,7 +153,7 @@ func TestWaitsAsync(t *testing.T) {
 	h.want(3, verdict.Trusted, 3, 2)
 
 	h.pass(1, 3, 5, 14)
-	err := h.waits.reply(reply{verdict.Untrusted, 5, 1, 14})
+	err := h.waits.reply(control.Release{Verdict: verdict.Untrusted, PID: 5, TNum: 1, Number: 14})
 	if want := `not a reply: "untrusted pid=5 tnum=1", but task 1 has pid 101`; !errors.Is(err, ErrReply) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
@@ -164,7 +165,7 @@ func TestWaitsAsync(t *testing.T) {
 func TestWaitsForeignPid(t *testing.T) {
 	h := newHost(t, 8)
 	h.begin(1, 3, 1, 10)
-	err := h.waits.reply(reply{verdict.Trusted, 5, 1, 0})
+	err := h.waits.reply(control.Release{Verdict: verdict.Trusted, PID: 5, TNum: 1})
 	const want = `not a reply: "trusted pid=5 tnum=1", but task 1 has pid 101`
 	if !errors.Is(err, ErrReply) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)

@@ -156,19 +156,30 @@ const (
 	digestVolatile                     // nobody can know: content changes without a trace
 )
 
-// FileView is an open file as its cells have it.
+// FileView is the inode and the path of an open file as its cells have them.
 type FileView struct {
-	Flags uint32 // f_flags
 	Inode InodeView
 	Path  PathView
 }
 
 // file takes the three cells of a FILE.
 func (c *cells) file() FileView {
-	f := c.next()
+	c.next() // the flags and where the digest comes from
 	return FileView{
-		Flags: native.Uint32(f[offFileFFlags:]),
 		Inode: inodeOf(c.next()),
 		Path:  pathOf(c.next()),
 	}
+}
+
+func (c *cells) scalar() uint64 { return native.Uint64(c.next()) }
+
+// u32 takes a scalar of 32 bits; a signed one wraps.
+func (c *cells) u32() uint32 { return uint32(c.scalar()) }
+
+// addr takes an address: the family of the socket, what the caller gave, and the same with
+// zeros behind it, which the kernel sees where that is less than the family needs.
+func (c *cells) addr() (family uint32, given []byte, padded [addressMax]byte) {
+	a := c.next()
+	copy(padded[:], a[sizeAddr:])
+	return native.Uint32(a[offAddrFamily:]), a[sizeAddr:], padded
 }

@@ -10,7 +10,7 @@ import (
 	"hash"
 )
 
-// Dialect is a form of the JSON.
+// Dialect is a form of the JSON, and of what is hashed (NewMapper).
 type Dialect uint8
 
 const (
@@ -113,7 +113,7 @@ var (
 		crypto.SHA384: crypto.SHA384.New().Sum(nil),
 		crypto.SHA512: crypto.SHA512.New().Sum(nil),
 	}
-	zeros [64]byte
+	zeros [64]byte // as many as TSEM has room for in a TASK_ID (HASH_MAX_DIGESTSIZE of the kernel)
 )
 
 // Encoder turns records into JSON. It belongs to one goroutine; make it with

@@ -72,7 +72,7 @@ func fixed(text any, size int) []byte {
 // add appends the cells of one member of an event.
 func (v *inverse) add(s *shape, value any) {
 	switch s {
-	case u32, s32, u64, octal, spacedU32:
+	case u32, s32, u64, octal, spacedU32, nsidSet, nsid:
 		v.Cell(eventtest.Scalar, v.num(value))
 	case mapType:
 		v.Cell(eventtest.Scalar, v.num(value.(object)["map_type"]))

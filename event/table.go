@@ -60,7 +60,7 @@ var table = []row{
 	{46, "shm_shmat", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
 	{59, "key_alloc", KindEvent, []member{{"cred", creds}, {"flags", u64}}},
 	{61, "netlink_send", KindEvent, []member{{"sock", sock}, {"uid", u32}, {"gid", u32}, {"portid", u32},
-		{"dst_group", u32}, {"flags", u32}, {"nsid_set", u32}, {"nsid", s32}}},
+		{"dst_group", u32}, {"flags", u32}, {"nsid_set", nsidSet}, {"nsid", nsid}}},
 	{62, "inode_create", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
 	{64, "inode_unlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
 	{69, "inode_rename", KindEvent, []member{{"old_dir", inode}, {"old_dentry", dentry}, {"new_dir", inode}, {"new_dentry", dentry}}},
@@ -82,12 +82,13 @@ func oneOf(types ...cellType) cellSet {
 	return s
 }
 
-// A shape is a form of value in the JSON: the cells it takes, and how they are
-// written. Names as in section 4 of the specification.
+// A shape is a form of value: the cells it takes, how they are written as JSON, and how
+// they are hashed. Names as in section 4 of the specification of the JSON.
 type shape struct {
 	cells    []cellSet
 	optional bool // one absent cell instead: the member is left out
 	print    printer
+	layout   layout
 }
 
 // A printer appends the value whose cells are next.
@@ -95,26 +96,28 @@ type printer func(e *Encoder, dst []byte) []byte
 
 // The shapes.
 var (
-	u32            = &shape{one(cellScalar), false, (*Encoder).u32}
-	s32            = &shape{one(cellScalar), false, (*Encoder).s32}
-	u64            = &shape{one(cellScalar), false, (*Encoder).u64}
-	octal          = &shape{one(cellScalar), false, (*Encoder).octal}
-	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32}
-	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType}
-	taskID         = &shape{one(cellTask), false, (*Encoder).taskID}
-	inode          = &shape{one(cellInode), false, (*Encoder).inode}
-	path           = &shape{one(cellPath), false, (*Encoder).path}
-	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry}
-	file           = &shape{fileCells, false, (*Encoder).file}
-	optionalFile   = &shape{fileCells, true, (*Encoder).file}
-	sock           = &shape{one(cellSock), false, (*Encoder).sock}
-	address        = &shape{one(cellAddr), false, (*Encoder).address}
-	messageAddress = &shape{one(cellAddr), true, (*Encoder).messageAddress}
-	ipc            = &shape{one(cellIPC), false, (*Encoder).ipc}
-	creds          = &shape{one(cellCreds), false, (*Encoder).credentials}
-	text           = &shape{one(cellText), false, (*Encoder).text}
-	optionalText   = &shape{one(cellText), true, (*Encoder).text}
-	base64         = &shape{one(cellBytes), false, (*Encoder).base64}
+	u32            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	s32            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
+	u64            = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
+	octal          = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
+	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType, (*Mapper).u32}
+	taskID         = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
+	inode          = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
+	path           = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
+	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
+	file           = &shape{fileCells, false, (*Encoder).file, (*Mapper).file}
+	optionalFile   = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
+	sock           = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}
+	address        = &shape{one(cellAddr), false, (*Encoder).address, (*Mapper).address}
+	messageAddress = &shape{one(cellAddr), true, (*Encoder).messageAddress, (*Mapper).messageAddress}
+	ipc            = &shape{one(cellIPC), false, (*Encoder).ipc, (*Mapper).ipc}
+	creds          = &shape{one(cellCreds), false, (*Encoder).credentials, (*Mapper).credentials}
+	text           = &shape{one(cellText), false, (*Encoder).text, (*Mapper).text}
+	optionalText   = &shape{one(cellText), true, (*Encoder).text, (*Mapper).text}
+	nsidSet        = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).nsidSet}
+	nsid           = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).nsid}
+	base64         = &shape{one(cellBytes), false, (*Encoder).base64, (*Mapper).bytes}
 
 	fileCells = []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
 )

@@ -70,6 +70,7 @@ func TestFormats(t *testing.T) {
 	all := eventtest.Specification(t)
 	formats := map[*shape]string{
 		u32: "%u", spacedU32: "%u", s32: "%d", octal: "0%o", taskID: "%*phN", text: "%s", optionalText: "%s", base64: "%s",
+		nsidSet: "%u", nsid: "%d",
 	}
 	// What the printer makes of a cell of ones.
 	ones := map[string]string{

@@ -11,28 +11,26 @@ import (
 
 // How the shapes of the event table (table.go) are written: each takes the cells that are next.
 
-func (e *Encoder) scalar() uint64 { return native.Uint64(e.cells.next()) }
-
 func (e *Encoder) u32(dst []byte) []byte {
-	return appendUint(dst, `"`, uint64(uint32(e.scalar())))
+	return appendUint(dst, `"`, uint64(e.cells.u32()))
 }
 
 func (e *Encoder) s32(dst []byte) []byte {
-	return appendInt(dst, `"`, int64(int32(e.scalar())))
+	return appendInt(dst, `"`, int64(int32(e.cells.u32())))
 }
 
-func (e *Encoder) u64(dst []byte) []byte { return appendUint(dst, `"`, e.scalar()) }
+func (e *Encoder) u64(dst []byte) []byte { return appendUint(dst, `"`, e.cells.scalar()) }
 
 func (e *Encoder) octal(dst []byte) []byte {
-	return appendOctal(dst, `"0`, uint32(e.scalar()))
+	return appendOctal(dst, `"0`, e.cells.u32())
 }
 
 func (e *Encoder) mapType(dst []byte) []byte {
-	dst = appendInt(dst, `{"map_type": "`, int64(int32(e.scalar())))
+	dst = appendInt(dst, `{"map_type": "`, int64(int32(e.cells.u32())))
 	return append(dst, '}')
 }
 
-func (e *Encoder) taskID(dst []byte) []byte { return e.id(dst, ``, e.scalar()) }
+func (e *Encoder) taskID(dst []byte) []byte { return e.id(dst, ``, e.cells.scalar()) }
 
 func (e *Encoder) text(dst []byte) []byte {
 	dst = append(dst, '"')
@@ -166,11 +164,7 @@ func (e *Encoder) address(dst []byte) []byte { return e.addr(dst, true) }
 func (e *Encoder) messageAddress(dst []byte) []byte { return e.addr(dst, false) }
 
 func (e *Encoder) addr(dst []byte, full bool) []byte {
-	a := e.cells.next()
-	family, given := native.Uint32(a[offAddrFamily:]), a[sizeAddr:]
-	// A caller may give less than the family needs; the kernel then sees zeros.
-	var b [addressMax]byte
-	copy(b[:], given)
+	family, given, b := e.cells.addr()
 	port := uint64(native.Uint16(b[2:]))
 	switch {
 	case family == familyInet:

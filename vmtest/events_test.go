@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/taskid"
@@ -394,21 +395,25 @@ func actorTaskID(t *testing.T) string {
 	if err := unix.Stat(program, &stat); err != nil {
 		t.Fatal(err)
 	}
-	file := taskid.File{
-		Flags:  0x8020, // O_LARGEFILE and the kernel's __FMODE_EXEC
-		Digest: sum[:],
-		Inode:  taskid.Inode{UID: stat.Uid, GID: stat.Gid, Mode: stat.Mode, SMagic: ext4Magic},
-		Path:   taskid.Path{Name: program, HasDevice: true, Major: unix.Major(stat.Dev), Minor: unix.Minor(stat.Dev)},
-	}
-	copy(file.Inode.SID[:], workDevice(t))
-	if _, err := hex.Decode(file.Inode.UUID[:], []byte(workUUID)); err != nil {
+	inode := eventtest.InodeCell{UID: stat.Uid, GID: stat.Gid, Mode: stat.Mode, SMagic: ext4Magic, SID: workDevice(t)}
+	if _, err := hex.Decode(inode.UUID[:], []byte(workUUID)); err != nil {
 		t.Fatal(err)
 	}
-	id, err := taskid.TaskID(crypto.SHA256, nil, &taskid.Exec{Creds: taskid.Creds{CapEff: capEff}, File: file})
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: uint16(event.HookExec), Kind: uint8(event.KindExec), CapEff: capEff}}
+	b.File(0x8020, 1, [32]byte{}) // O_LARGEFILE and the kernel's __FMODE_EXEC; TSEM_DIGEST_WANTED
+	b.Inode(inode).Path(eventtest.PathCell{
+		Flags: eventtest.PathDev, DevMajor: unix.Major(stat.Dev), DevMinor: unix.Minor(stat.Dev), Text: program,
+	})
+	exec, err := event.Parse(b.Record())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return hex.EncodeToString(id)
+	point, err := event.NewMapper(event.Current, crypto.SHA256, taskid.NewTable(crypto.SHA256)).
+		Map(&exec, event.Digest{Sum: sum[:], State: event.DigestExact})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(point.Coefficient)
 }
 
 // TestCapable: one call that asks for one capability.

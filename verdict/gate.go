@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 )
 
 // ErrConfig: a Gate cannot be made of that.
@@ -117,8 +119,8 @@ func New(c Config) (*Gate, error) {
 		asleep: newSlotSet(c.Slots.Len()),
 		start:  time.Now(),
 		rouse:  make(chan struct{}, 1),
-		read:   readDevice,
-		reply:  reply,
+		read:   fuse.ReadDevice,
+		reply:  fuse.Reply,
 		status: threadStatus,
 	}, nil
 }
@@ -153,7 +155,7 @@ const beforeMount = time.Millisecond
 func (g *Gate) loop() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	buffer, out := make([]byte, bufferSize), make([]byte, outHeader, bufferSize)
+	buffer, out := make([]byte, fuse.BufferSize), make([]byte, fuse.AnswerHeader, fuse.BufferSize)
 	for {
 		n, errno := g.read(g.config.Device, buffer)
 		switch errno {
@@ -179,15 +181,15 @@ func (g *Gate) loop() error {
 
 // handle handles one request. out has room for the header of an answer.
 func (g *Gate) handle(b, out []byte) error {
-	r, err := parseRequest(b)
+	r, err := fuse.ParseRequest(b)
 	if err != nil {
 		return fmt.Errorf("read requests to the gate: %d bytes: %w", len(b), err)
 	}
-	if slot, ok := r.wait(); ok {
+	if slot, ok := waitIn(&r); ok {
 		g.ask(&r, slot)
 		return nil
 	}
-	if unique := r.interrupted(); unique != 0 {
+	if unique := r.Interrupted(); unique != 0 {
 		g.interrupt(unique)
 		return nil
 	}
@@ -195,13 +197,13 @@ func (g *Gate) handle(b, out []byte) error {
 	if !ok {
 		return nil
 	}
-	putHeader(out, len(out), r.unique, errno)
-	switch errno := writeDevice(g.config.Device, out); errno {
+	fuse.PutHeader(out, len(out), r.Unique, errno)
+	switch errno := fuse.WriteDevice(g.config.Device, out); errno {
 	case 0:
 	case unix.ENOENT:
 		g.gone.Add(1)
 	default:
-		return fmt.Errorf("answer request %d to the gate: %w", r.opcode, errno)
+		return fmt.Errorf("answer request %d to the gate: %w", r.Opcode, errno)
 	}
 	return nil
 }
@@ -209,16 +211,16 @@ func (g *Gate) handle(b, out []byte) error {
 // ask lets a task sleep, unless its verdict is there. No decision is missed: who decides
 // writes the word, then looks whether somebody sleeps; here it is noted first that
 // somebody sleeps, then the word is looked at. One of both sees the other.
-func (g *Gate) ask(r *request, slot uint32) {
+func (g *Gate) ask(r *fuse.Request, slot uint32) {
 	ticket, v, err := g.slots.Load(slot)
 	if err != nil {
 		g.bad.Add(1)
-		g.answer(r.unique, unix.EINVAL)
+		g.answer(r.Unique, unix.EINVAL)
 		return
 	}
 	g.asked.Add(1)
 	if v != None {
-		g.answer(r.unique, 0)
+		g.answer(r.Unique, 0)
 		return
 	}
 	w := &g.waits[slot]
@@ -228,20 +230,20 @@ func (g *Gate) ask(r *request, slot uint32) {
 		g.bad.Add(1)
 		g.answer(before, 0)
 	}
-	w.begin(ticket, r.unique, r.pid)
+	w.begin(ticket, r.Unique, r.TID)
 	g.asleep.add(slot)
 	if g.closed.Load() {
 		_, _ = g.slots.Decide(slot, ticket, Closed)
 	} else {
-		g.looking.Store(r.unique)
+		g.looking.Store(r.Unique)
 		g.config.Look()
 		g.looking.Store(0)
 	}
 	if !g.slots.undecided(slot, ticket) {
-		g.wake(w, r.unique)
+		g.wake(w, r.Unique)
 		return
 	}
-	if w.unique.Load() == r.unique {
+	if w.unique.Load() == r.Unique {
 		g.slept.Add(1)
 	}
 	// Only now: who is answered at once needs no watcher, and to wake it costs more than all

@@ -13,12 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/fuse/fusetest"
 )
 
-func expect(t *testing.T, what string, answered chan answer, want answer) {
+func expect(t *testing.T, what string, answered chan fusetest.Answer, want fusetest.Answer) {
 	t.Helper()
 	if got := <-answered; got != want {
-		t.Errorf("%s: %v %q, want %v %q", what, got.errno, got.body, want.errno, want.body)
+		t.Errorf("%s: %v %q, want %v %q", what, got.Errno, got.Body, want.Errno, want.Body)
 	}
 }
 
@@ -49,26 +52,26 @@ func TestNewRefuses(t *testing.T) {
 // TestServe is what the kernel asks from the mount to the end of the gate process.
 func TestServe(t *testing.T) {
 	_, k := serve(t, testConfig(2))
-	want := func(opcode uint32, node uint64, in []byte) answer {
+	want := func(opcode uint32, node uint64, in []byte) fusetest.Answer {
 		f := fileSystem{[]byte("program")}
-		out, errno, _ := f.answer(&request{opcode: opcode, node: node, body: in}, nil)
-		return answer{errno, string(out)}
+		out, errno, _ := f.answer(&fuse.Request{Opcode: opcode, Node: node, Body: in}, nil)
+		return fusetest.Answer{Errno: errno, Body: string(out)}
 	}
 	for _, c := range []struct {
 		opcode uint32
 		node   uint64
 		body   []byte
 	}{
-		{opInit, 0, uint32s(7, 41, 4096, 0)},
-		{opGetattr, rootNode, make([]byte, 16)},
-		{34, rootNode, uint32s(1, 0)},
-		{opLookup, rootNode, []byte("gate\x00")},
-		{opOpen, gateNode, uint32s(0, 0)},
-		{opRead, gateNode, append(uint64s(0, 0), uint32s(4096, 0, 0, 0, 0, 0)...)},
-		{opGetxattr, gateNode, getxattrBody(20, "security.capability")},
-		{opRelease, gateNode, make([]byte, 24)},
+		{fuse.OpInit, 0, fusetest.Uint32s(7, 41, 4096, 0)},
+		{fuse.OpGetattr, fuse.RootNode, make([]byte, 16)},
+		{34, fuse.RootNode, fusetest.Uint32s(1, 0)},
+		{fuse.OpLookup, fuse.RootNode, []byte("gate\x00")},
+		{fuse.OpOpen, gateNode, fusetest.Uint32s(0, 0)},
+		{fuse.OpRead, gateNode, append(fusetest.Uint64s(0, 0), fusetest.Uint32s(4096, 0, 0, 0, 0, 0)...)},
+		{fuse.OpGetxattr, gateNode, getxattrBody(20, "security.capability")},
+		{fuse.OpRelease, gateNode, make([]byte, 24)},
 	} {
-		k.tell(opForget, uint64s(1)) // nobody answers, and what follows is answered
+		k.tell(fuse.OpForget, fusetest.Uint64s(1)) // nobody answers, and what follows is answered
 		expect(t, "request", k.request(c.opcode, c.node, c.body), want(c.opcode, c.node, c.body))
 	}
 }
@@ -81,7 +84,7 @@ func TestAskDecidedBefore(t *testing.T) {
 		t.Fatal(outcome, err)
 	}
 	_, answered := k.ask(1, 1)
-	expect(t, "answer", answered, answer{})
+	expect(t, "answer", answered, fusetest.Answer{})
 	if got, want := g.Stats(), (Stats{Asked: 1, Immediate: 1}); got != want {
 		t.Errorf("%+v", got)
 	}
@@ -102,8 +105,8 @@ func TestAskLookDecides(t *testing.T) {
 	g, k := serve(t, c)
 	close(made)
 	_, answered := k.ask(1, 1)
-	expect(t, "answer", answered, answer{})
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	expect(t, "answer", answered, fusetest.Answer{})
+	expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{})
 	if got, want := g.Stats(), (Stats{Asked: 1, Immediate: 1}); got != want {
 		t.Errorf("%+v", got)
 	}
@@ -117,8 +120,8 @@ func TestAskDecidedMeanwhile(t *testing.T) {
 	c.Look = func() { _, _ = c.Slots.Decide(1, ticket, Trusted) }
 	g, k := serve(t, c)
 	_, answered := k.ask(1, 1)
-	expect(t, "answer", answered, answer{})
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	expect(t, "answer", answered, fusetest.Answer{})
+	expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{})
 	if got, want := g.Stats(), (Stats{Asked: 1, Immediate: 1}); got != want {
 		t.Errorf("%+v", got)
 	}
@@ -129,12 +132,12 @@ func TestAskSleeps(t *testing.T) {
 	c := testConfig(4)
 	g, k := serve(t, c)
 	var tickets [4]uint64
-	var answers [4]chan answer
+	var answers [4]chan fusetest.Answer
 	for slot := uint32(1); slot < 4; slot++ {
 		tickets[slot] = begin(c.Slots, slot)
 		_, answers[slot] = k.ask(slot, 100+slot)
 	}
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{}) // now all sleep
+	expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{}) // now all sleep
 	for i, p := range g.Pending() {
 		if slot := uint32(i + 1); p.Slot != slot || p.Ticket != tickets[slot] || p.TID != 100+slot {
 			t.Errorf("pending: %+v", p)
@@ -150,7 +153,7 @@ func TestAskSleeps(t *testing.T) {
 		if outcome, err := g.Decide(slot, tickets[slot], Untrusted); !outcome.Won || err != nil {
 			t.Errorf("%s, %v", outcome, err)
 		}
-		expect(t, "answer", answers[slot], answer{})
+		expect(t, "answer", answers[slot], fusetest.Answer{})
 		if got := len(g.Pending()); got != map[uint32]int{2: 2, 3: 1, 1: 0}[slot] {
 			t.Errorf("%d sleep after slot %d was decided", got, slot)
 		}
@@ -164,7 +167,7 @@ func TestAskBadSlot(t *testing.T) {
 	g, k := serve(t, testConfig(3))
 	for _, slot := range []uint32{0, 3, 65536, math.MaxUint32} {
 		_, answered := k.ask(slot, 1)
-		expect(t, "answer", answered, answer{errno: unix.EINVAL})
+		expect(t, "answer", answered, fusetest.Answer{Errno: unix.EINVAL})
 	}
 	if got, want := g.Stats(), (Stats{Bad: 4}); got != want {
 		t.Errorf("%+v", got)
@@ -178,13 +181,13 @@ func TestAskTwice(t *testing.T) {
 	ticket := begin(c.Slots, 1)
 	_, first := k.ask(1, 1)
 	_, second := k.ask(1, 2)
-	expect(t, "the first", first, answer{})
+	expect(t, "the first", first, fusetest.Answer{})
 	expectVerdict(t, c.Slots, 1, None)
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{})
 	if _, err := g.Decide(1, ticket, Trusted); err != nil {
 		t.Error(err)
 	}
-	expect(t, "the second", second, answer{})
+	expect(t, "the second", second, fusetest.Answer{})
 	if got, want := g.Stats(), (Stats{Asked: 2, Slept: 2, Bad: 1}); got != want {
 		t.Errorf("%+v", got)
 	}
@@ -198,13 +201,13 @@ func TestClose(t *testing.T) {
 	begin(c.Slots, 69)
 	_, first := k.ask(1, 1)
 	_, last := k.ask(69, 1)
-	expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+	expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{})
 	g.Close()
-	expect(t, "the first slot", first, answer{})
-	expect(t, "the last slot", last, answer{})
+	expect(t, "the first slot", first, fusetest.Answer{})
+	expect(t, "the last slot", last, fusetest.Answer{})
 	begin(c.Slots, 2)
 	_, late := k.ask(2, 1)
-	expect(t, "afterwards", late, answer{})
+	expect(t, "afterwards", late, fusetest.Answer{})
 	for _, slot := range []uint32{1, 2, 69} {
 		expectVerdict(t, c.Slots, slot, Closed)
 	}
@@ -215,13 +218,13 @@ func TestClose(t *testing.T) {
 func TestConnectionEnds(t *testing.T) {
 	c := testConfig(2)
 	begin(c.Slots, 1)
-	var answered chan answer
+	var answered chan fusetest.Answer
 	t.Run("serve", func(t *testing.T) {
 		_, k := serve(t, c)
 		_, answered = k.ask(1, 1)
-		expect(t, "whatever follows", k.request(opFlush, gateNode, nil), answer{})
+		expect(t, "whatever follows", k.request(fuse.OpFlush, gateNode, nil), fusetest.Answer{})
 	})
-	expect(t, "answer", answered, answer{})
+	expect(t, "answer", answered, fusetest.Answer{})
 	expectVerdict(t, c.Slots, 1, Closed)
 }
 
@@ -236,9 +239,9 @@ func TestReadErrors(t *testing.T) {
 		"aborted":         {last: unix.ECONNABORTED},
 		"not blocking":    {last: unix.EAGAIN, want: unix.EAGAIN},
 		"anything else":   {last: unix.EIO, want: unix.EIO},
-		"half a request":  {b: make([]byte, inHeader-1), want: errRequest},
-		"nothing at all":  {b: []byte{}, want: errRequest},
-		"a wrong request": {b: make([]byte, inHeader), want: errRequest},
+		"half a request":  {b: make([]byte, fuse.RequestHeader-1), want: fuse.ErrRequest},
+		"nothing at all":  {b: []byte{}, want: fuse.ErrRequest},
+		"a wrong request": {b: make([]byte, fuse.RequestHeader), want: fuse.ErrRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { // in which time passes by itself
@@ -337,7 +340,7 @@ func TestAnswerErrors(t *testing.T) {
 					return -1, unix.ENODEV
 				}
 				asked = true
-				return copy(b, rawRequest(opGetxattr, 2, gateNode, 1, getxattrBody(1, xattr))), 0
+				return copy(b, fusetest.Request(fuse.OpGetxattr, 2, gateNode, 1, getxattrBody(1, xattr))), 0
 			}
 			g.config.Look = func() { _, _ = g.Decide(1, ticket, Trusted) }
 			if err := g.Serve(); !errors.Is(err, c.want) || c.want == nil && err != nil {
@@ -356,7 +359,7 @@ func TestAnswerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = g.handle(rawRequest(opFlush, 2, gateNode, 1, nil), make([]byte, outHeader))
+	err = g.handle(fusetest.Request(fuse.OpFlush, 2, gateNode, 1, nil), make([]byte, fuse.AnswerHeader))
 	if !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "request 25") {
 		t.Error(err)
 	}
@@ -379,8 +382,8 @@ func newEvents(t testing.TB) *events {
 	}
 	t.Cleanup(func() { null.Close() })
 	e := &events{
-		request: rawRequest(opGetxattr, 2, gateNode, 1, getxattrBody(1, xattr)),
-		out:     make([]byte, outHeader, bufferSize),
+		request: fusetest.Request(fuse.OpGetxattr, 2, gateNode, 1, getxattrBody(1, xattr)),
+		out:     make([]byte, fuse.AnswerHeader, fuse.BufferSize),
 	}
 	c := testConfig(2)
 	c.Device = int(null.Fd())

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/fuse/fusetest"
 )
 
 // waitName names a wait.
@@ -106,15 +109,15 @@ func (s *simulator) wait(random *rand.Rand, slot uint32) {
 	s.dying[slot].Store(fate == 0)
 	unique, answered := s.k.ask(slot, slot)
 	if fate == 0 || random.IntN(4) == 0 { // a signal, deadly or not
-		s.k.tell(opInterrupt, uint64s(unique))
+		s.k.tell(fuse.OpInterrupt, fusetest.Uint64s(unique))
 	}
 	if fate == 1 { // it waits too long
-		<-s.k.request(opFlush, gateNode, nil) // now it sleeps
+		<-s.k.request(fuse.OpFlush, gateNode, nil) // now it sleeps
 		for range 2 {
 			s.tick(time.Duration(s.hours.Add(1)) * time.Hour)
 		}
 	}
-	if got := <-answered; got != (answer{}) {
+	if got := <-answered; got != (fusetest.Answer{}) {
 		s.t.Errorf("%v: answered with %v", w, got)
 	}
 	s.learn(w)

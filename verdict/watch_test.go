@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/fuse/fusetest"
 )
 
 // nursery is a gate whose watcher runs in a bubble of package synctest, where time passes
@@ -121,17 +124,17 @@ func (n *nursery) pass(d time.Duration) {
 func (n *nursery) sleep(t *testing.T, slot, tid uint32, unique uint64) {
 	begin(n.slots, slot)
 	n.set(tid, status(0, 0, 0, 0, 0, 0))
-	n.send(t, rawRequest(opGetxattr, unique, gateNode, tid, getxattrBody(slot, xattr)))
+	n.send(t, fusetest.Request(fuse.OpGetxattr, unique, gateNode, tid, getxattrBody(slot, xattr)))
 }
 
 // signal tells that a signal came for a request.
 func (n *nursery) signal(t *testing.T, unique uint64) {
-	n.send(t, rawRequest(opInterrupt, unique+1, 0, 0, uint64s(unique)))
+	n.send(t, fusetest.Request(fuse.OpInterrupt, unique+1, 0, 0, fusetest.Uint64s(unique)))
 }
 
 func (n *nursery) send(t *testing.T, raw []byte) {
 	t.Helper()
-	if err := n.handle(raw, make([]byte, outHeader)); err != nil {
+	if err := n.handle(raw, make([]byte, fuse.AnswerHeader)); err != nil {
 		t.Error(err)
 	}
 	synctest.Wait()

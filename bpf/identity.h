@@ -3,7 +3,8 @@
  * The identity of a task: a 64-bit stand-in for its TASK_ID, which is a hash that
  * a BPF program cannot compute. It is a keyed hash of all that makes the
  * TASK_ID: the identity of the parent, the credentials and the executed file,
- * whose inode number, size and change time stand for its content. The key is
+ * whose inode number, size and change time stand for its content; and the length
+ * of the namespace's digests, which tells the hash function. The key is
  * random, so that nobody can make a program that shares the identity of
  * another one. The exec record tells the daemon which TASK_ID belongs to it.
  */
@@ -60,7 +61,7 @@ static long identity_step(__u32 i, struct identity_walk *w)
 }
 
 /* Of a described exec. Never 0, which is the identity of those that never did one. */
-SHARED __u64 identity_compute(struct buffer *buf)
+SHARED __u64 identity_compute(struct buffer *buf, __u32 digest)
 {
 	struct tsem_creds *c;
 	struct identity_walk w = {
@@ -84,7 +85,7 @@ SHARED __u64 identity_compute(struct buffer *buf)
 	sip_word(&w.h, (__u64)c->fsuid << 32 | c->fsgid);
 	sip_word(&w.h, c->capeff);
 	bpf_loop(CELLS_ROOM / 8, identity_step, &w, 0);
-	sip_word(&w.h, w.words);
+	sip_word(&w.h, (__u64)digest << 32 | w.words);
 	w.h.v2 ^= 0xff;
 	sip_word(&w.h, 0);
 	sip_word(&w.h, 0);

@@ -114,6 +114,20 @@ struct {
 	__type(value, __u32);
 } keepers SEC(".maps");
 
+/*
+ * TASK_IDs by identity. Keepers write here what they have computed from
+ * the records of execs, for other keepers and for a successor of theirs; programs do not
+ * look. A TASK_ID stays as long as the kernel half. What comes when the map is full, which
+ * then takes some 17 MB, is known to its own keeper only, and counted there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, __u64);
+	__type(value, struct tsem_task_id);
+} task_ids SEC(".maps");
+
 /* Where verdicts are: 4 MiB, for all namespaces. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -8,6 +8,11 @@
 
 #include "record.h"
 
+/* Value of map `task_ids`: a TASK_ID, as in TSEM in the room of the longest digest. */
+struct tsem_task_id {
+	__u8 digest[64];	/* with zeros behind it */
+};
+
 /*
  * Namespaces that can live at the same time. One costs a value here and a pointer
  * in each array of maps; ids are never reused, indices are. Index 0 is no namespace, so
@@ -70,7 +75,7 @@ struct tsem_namespace {
 	__u32 reserve;		/* bytes of it that are for the shares: the sum of them */
 	__u32 share;		/* bytes of each share */
 	__u32 keeper;		/* thread group id; 0: it has exited, and the namespace is closed or an orphan */
-	__u32 pad;
+	__u32 digest;		/* bytes of each of its digests, TASK_IDs included: tells the function */
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 	__u64 events[2];	/* a bit for each hook: its events are raised */

@@ -64,6 +64,7 @@ const struct {
 	struct tsem_ipc ipc;
 	struct tsem_creation creation;
 	struct tsem_slot slot;
+	struct tsem_task_id task_id;
 	enum tsem_verdict verdict;
 	enum tsem_trust trust;
 	enum tsem_hook hook;

@@ -61,7 +61,7 @@ type tsemTsemNamespace struct {
 	Reserve         uint32
 	Share           uint32
 	Keeper          uint32
-	Pad             uint32
+	Digest          uint32
 	Wait            uint64
 	Beat            uint64
 	Events          [2]uint64
@@ -165,6 +165,11 @@ type tsemTsemSlot struct {
 	Pad       [2]uint64
 }
 
+type tsemTsemTaskId struct {
+	_      structs.HostLayout
+	Digest [64]uint8
+}
+
 type tsemTsemTrust uint32
 
 const (
@@ -201,6 +206,7 @@ const (
 	tsemMapNamespaces          = "namespaces"
 	tsemMapSlots               = "slots"
 	tsemMapSockets             = "sockets"
+	tsemMapTaskIds             = "task_ids"
 	tsemMapTasks               = "tasks"
 	tsemProgBpfMap             = "bpf_map"
 	tsemProgBprmCommittedCreds = "bprm_committed_creds"
@@ -356,6 +362,7 @@ type tsemMapSpecs struct {
 	Namespaces *ebpf.MapSpec `ebpf:"namespaces"`
 	Slots      *ebpf.MapSpec `ebpf:"slots"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	TaskIds    *ebpf.MapSpec `ebpf:"task_ids"`
 	Tasks      *ebpf.MapSpec `ebpf:"tasks"`
 }
 
@@ -411,6 +418,7 @@ type tsemMaps struct {
 	Namespaces *ebpf.Map `ebpf:"namespaces"`
 	Slots      *ebpf.Map `ebpf:"slots"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
+	TaskIds    *ebpf.Map `ebpf:"task_ids"`
 	Tasks      *ebpf.Map `ebpf:"tasks"`
 }
 
@@ -428,6 +436,7 @@ func (m *tsemMaps) Close() error {
 		m.Namespaces,
 		m.Slots,
 		m.Sockets,
+		m.TaskIds,
 		m.Tasks,
 	)
 }

@@ -152,6 +152,7 @@ type Totals struct {
 	Tasks         uint64 // tasks in the namespace now
 	TasksLost     uint64 // tasks that should be in it, without memory for their state
 	TaskIDsLost   uint64 // execs whose TASK_ID cannot be known
+	Unshared      uint64 // TASK_IDs that no other keeper knows, for the kernel half has no room for more
 	CreationsLost uint64 // created files without instance
 	DigestsIMA    uint64 // file digests by IMA, in the hook
 	DigestsCached uint64 // by IMA, earlier
@@ -187,6 +188,7 @@ func (n *Namespace) Totals() Totals {
 		Tasks:         atomic.LoadUint64(&s.Tasks),
 		TasksLost:     atomic.LoadUint64(&s.TasksLost),
 		TaskIDsLost:   atomic.LoadUint64(&s.ExecsLost) + n.joiner.lost.Load(),
+		Unshared:      n.joiner.unshared.Load(),
 		CreationsLost: atomic.LoadUint64(&s.CreationsLost),
 		DigestsIMA:    atomic.LoadUint64(&s.DigestsIma),
 		DigestsCached: atomic.LoadUint64(&s.DigestsCached),

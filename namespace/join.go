@@ -5,6 +5,7 @@ package namespace
 import (
 	"container/list"
 	"crypto"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,8 @@ type joiner struct {
 	late    atomic.Uint64 // given up, because their time was over
 	crowded atomic.Uint64 // given up, because there was no room
 	lost    atomic.Uint64 // TASK_IDs that cannot be known
+
+	unshared atomic.Uint64 // TASK_IDs that no other keeper knows
 }
 
 // held is a record that was set aside.
@@ -82,9 +85,9 @@ type answer struct {
 	digest event.Digest
 }
 
-func newJoiner(hash crypto.Hash, d digests, wake func()) *joiner {
+func newJoiner(hash crypto.Hash, d digests, ids taskid.Store, wake func()) *joiner {
 	return &joiner{
-		hash: hash, ids: taskid.NewTable(hash), digests: d, wake: wake, now: time.Now,
+		hash: hash, ids: taskid.NewTable(hash, ids), digests: d, wake: wake, now: time.Now,
 		execs: make(map[uint64]*held),
 	}
 }
@@ -256,7 +259,10 @@ func (j *joiner) deliver(r *event.Record, d event.Digest) error {
 	if r.Kind() != event.KindExec {
 		return j.sink.Event(r, d)
 	}
-	if err := j.ids.Learn(r, d); err != nil {
+	switch err := j.ids.Learn(r, d); {
+	case errors.Is(err, taskid.ErrUnshared):
+		j.unshared.Add(1)
+	case err != nil:
 		j.lost.Add(1)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/digest"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
+	"github.com/tsem-bpf/tsem-bpf/taskid"
 )
 
 // blocked is a source of digests that answers when the test says so.
@@ -28,6 +29,13 @@ func (b *blocked) Ask(req digest.Request, done func(event.Digest)) func() {
 	b.done[req.Path] = done
 	return func() { b.cancelled = append(b.cancelled, req.Path) }
 }
+
+// alone is the store of a keeper that no other one tells anything.
+type alone struct{}
+
+func (alone) TaskID(uint64) (id [taskid.Room]byte, known bool) { return id, false }
+
+func (alone) ShareTaskID(uint64, [taskid.Room]byte) error { return nil }
 
 // delivery is what a sink was given.
 type delivery struct {
@@ -48,7 +56,7 @@ type joining struct {
 
 func newJoining(t *testing.T) *joining {
 	x := &joining{t: t, blocked: &blocked{done: make(map[string]func(event.Digest))}, clock: time.Unix(1, 0)}
-	x.joiner = newJoiner(crypto.SHA256, x.blocked, func() { x.woken++ })
+	x.joiner = newJoiner(crypto.SHA256, x.blocked, alone{}, func() { x.woken++ })
 	x.joiner.now = func() time.Time { return x.clock }
 	x.joiner.sink = x
 	return x

@@ -162,7 +162,7 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	n := &Namespace{
 		engine: engine, config: config, id: engine.NewID(), digests: digest.New(), urgent: make(chan struct{}, 1),
 	}
-	n.joiner = newJoiner(config.Digest, n.digests, func() { n.magazine.Wake() })
+	n.joiner = newJoiner(config.Digest, n.digests, engine, func() { n.magazine.Wake() })
 	if err := n.make(); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("make a namespace: %w", err)
@@ -212,7 +212,7 @@ func (n *Namespace) make() error {
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Wait: uint64(n.config.Wait), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
+		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()), Wait: uint64(n.config.Wait), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil

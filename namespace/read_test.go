@@ -111,7 +111,7 @@ func newNamespace(t *testing.T, d digests) (*Namespace, *memory) {
 	if d == nil {
 		d = n.digests
 	}
-	n.joiner = newJoiner(crypto.SHA256, d, m.Wake)
+	n.joiner = newJoiner(crypto.SHA256, d, alone{}, m.Wake)
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)

@@ -43,7 +43,7 @@ func bashDigest(state event.DigestState) event.Digest {
 // TestLearn: a TASK_ID is known when its exec was learned, once and for all; that of a
 // parent is a part of it.
 func TestLearn(t *testing.T) {
-	table := NewTable(crypto.SHA256)
+	table := NewTable(crypto.SHA256, newShelf(9))
 	want := func(identity uint64, known bool, id string) {
 		t.Helper()
 		if got := hex.EncodeToString(table.TaskID(nil, identity)); got != id || table.Known(identity) != known {

@@ -408,7 +408,7 @@ func actorTaskID(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	point, err := event.NewMapper(event.Current, crypto.SHA256, taskid.NewTable(crypto.SHA256)).
+	point, err := event.NewMapper(event.Current, crypto.SHA256, taskid.NewTable(crypto.SHA256, engine)).
 		Map(&exec, event.Digest{Sum: sum[:], State: event.DigestExact})
 	if err != nil {
 		t.Fatal(err)

@@ -83,7 +83,7 @@ int BPF_PROG(bprm_committed_creds, struct linux_binprm *bprm)
 	if (!event_begin(&e))
 		return 0;
 	cell_file(&e, bprm->file, &digest);
-	identity = identity_compute(e.buf);
+	identity = identity_compute(e.buf, e.ns->digest);
 	e.buf->head.identity = identity;
 	if (event_put(&e))
 		e.task->identity = identity;

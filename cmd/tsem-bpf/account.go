@@ -29,6 +29,7 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 		{t.Tasks, "tasks still running, no longer modeled"},
 		{t.TasksLost, "tasks not modeled for lack of memory"},
 		{t.TaskIDsLost, "TASK_IDs unknown"},
+		{t.Unshared, "TASK_IDs unknown to others"},
 		{t.CreationsLost, "created files without instance"},
 		{t.Inner, "left out, done by filesystems for themselves"},
 		{t.Crowded, "not waited for digests, for lack of room"},

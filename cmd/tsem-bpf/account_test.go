@@ -28,7 +28,7 @@ func TestAccount(t *testing.T) {
 			namespace.Totals{
 				Balance:    ringbuf.Balance{Raised: 9, Delivered: 7, Refused: []ringbuf.Refusal{{Name: "describe", Count: 2}}},
 				Written:    4,
-				Unreadable: 1, Cut: 2, Omitted: 3, Waited: 4, Tasks: 5, TasksLost: 6, TaskIDsLost: 7, CreationsLost: 8,
+				Unreadable: 1, Cut: 2, Omitted: 3, Waited: 4, Tasks: 5, TasksLost: 6, TaskIDsLost: 7, Unshared: 70, CreationsLost: 8,
 				DigestsIMA: 9, DigestsCached: 10, Inner: 11, Volatile: 100, Late: 12, Crowded: 13,
 				Verdicts: [bpf.VerdictMax]uint64{verdict.Trusted: 20, verdict.Untrusted: 21, verdict.Late: 22, verdict.Unasked: 23},
 				Digests: digest.Stats{
@@ -39,7 +39,7 @@ func TestAccount(t *testing.T) {
 			map[string]uint64{"file_open": 3, "capable": 21}, 24,
 			"9 events raised: 7 delivered, 2 refused (describe 2), 1 unreadable, 2 with a cut text, " +
 				"3 not written, because v3 has no mark for a cut text, 4 waited for room, " +
-				"5 tasks still running, no longer modeled, 6 tasks not modeled for lack of memory, 7 TASK_IDs unknown, " +
+				"5 tasks still running, no longer modeled, 6 tasks not modeled for lack of memory, 7 TASK_IDs unknown, 70 TASK_IDs unknown to others, " +
 				"8 created files without instance, 11 left out, done by filesystems for themselves, " +
 				"13 not waited for digests, for lack of room; digests: 19 by IMA (10 known), " +
 				"33 by tsem-bpf (16 known), 7700 not exact; verdicts: 20 trusted, 21 untrusted, 22 late, 23 unasked; " +

@@ -1,6 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package fuse speaks the FUSE protocol (include/uapi/linux/fuse.h) with the kernel, as far as
-// this project needs it. ParseRequest, the Append functions, ReadDevice and WriteDevice are
-// requests and answers as such, for the gate (package verdict), whose loop is its own.
+// this project needs it.
+//
+//	/dev/fuse ── ReadDevice ──> ParseRequest ──> Server ──> Dir, File, Handle
+//	          <─ WriteDevice ── Append... <────────┘
+//
+// A Server serves a tree of nodes to programs that read, write and poll: the control plane.
+// The gate (package verdict) has a loop of its own, which is short, and takes from here only
+// what requests and answers look like.
+//
+// # What a Server relies on
+//
+// A request that was read cannot be given up: whoever asks sleeps until the answer, and not
+// even SIGKILL ends that. So nothing here waits. A read finds what is there, whoever has to
+// wait polls, and only writes take as long as they need, each on a goroutine of its own.
+//
+// The kernel sends FUSE_POLL whenever somebody polls, and asks to be told when that has
+// changed something; being told, it wakes all who poll that open file, and each asks again. So
+// poll(2), select(2) and epoll(7) are level-triggered, and being woken in vain is harmless.
+//
+// The kernel holds the lock of a file while somebody writes to it, unless the write ends
+// below the size that the file has. A file with many writers therefore says to be large.
 package fuse

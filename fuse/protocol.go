@@ -66,6 +66,8 @@ const (
 
 	protocol      = 7  // the only major version there is
 	protocolMinor = 31 // before the request header had extensions; all that is used is older
+
+	notifyPoll = 1 // FUSE_NOTIFY_POLL, the only notification that is used
 )
 
 // ErrRequest: what was read is no FUSE request.

@@ -20,9 +20,12 @@ const (
 	Current Dialect = iota
 	// V3 is byte for byte what TSEM v3 writes, for names of printable text.
 	V3
+	// Coefficients is Current with the coefficient of each event that has one, in `event`.
+	Coefficients
 )
 
-// ParseDialect returns the dialect of a name: "current" or "v3".
+// ParseDialect returns the dialect of a name: "current" or "v3". Coefficients has no name:
+// it is Current and a flag.
 func ParseDialect(name string) (Dialect, error) {
 	switch name {
 	case "current":
@@ -122,6 +125,7 @@ type Encoder struct {
 	dialect Dialect
 	hash    crypto.Hash
 	ids     TaskIDs
+	mapper  *Mapper // nil: no coefficients are written
 
 	// Of the record at hand.
 	record Record
@@ -141,7 +145,11 @@ type Encoder struct {
 
 // NewEncoder returns an encoder for namespaces with the given digest function.
 func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
-	return &Encoder{dialect: dialect, hash: h, ids: ids, hasher: h.New()}
+	e := &Encoder{dialect: dialect, hash: h, ids: ids, hasher: h.New()}
+	if dialect == Coefficients {
+		e.mapper = NewMapper(dialect, h, ids)
+	}
+	return e
 }
 
 // Append appends a record as one line of JSON, line feed included, and returns the
@@ -200,7 +208,7 @@ func (e *Encoder) event(dst []byte) []byte {
 		dst = appendUint(dst, `"pid": "`, uint64(pid))
 		dst = append(dst, `, `...)
 	}
-	if e.dialect == Current {
+	if e.dialect != V3 {
 		dst = appendUint(dst, `"tnum": "`, r.Tnum())
 		dst = appendUint(dst, `, "context": "`, r.Namespace())
 		dst = appendUint(dst, `, "number": "`, r.Number())
@@ -217,6 +225,14 @@ func (e *Encoder) event(dst []byte) []byte {
 	dst = appendUint(dst, `, "ts": "`, r.Time())
 	if cut := r.Cut(); cut > 0 {
 		dst = appendUint(dst, `, "cut": "`, uint64(cut))
+	}
+	if e.mapper != nil {
+		// Without one the member is missing: nobody is to take what is not known for a point.
+		if p, err := e.mapper.point(r, e.digest); err == nil {
+			dst = append(dst, `, "coefficient": "`...)
+			dst = appendHex(dst, p.Coefficient)
+			dst = append(dst, '"')
+		}
 	}
 	return dst
 }

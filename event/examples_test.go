@@ -241,13 +241,36 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestNoAllocation: in both dialects, for every hook.
+// TestCoefficientOfLine: the coefficient in a line can be computed from what else is in it.
+func TestCoefficientOfLine(t *testing.T) {
+	all := eventtest.Specification(t)
+	for _, hook := range Hooks() {
+		v := inverted(t, all[hook.String()].Example)
+		r := mustParse(t, &v.Builder)
+		line, err := NewEncoder(Coefficients, crypto.SHA256, v).Append(nil, &r, Digest{v.digest, DigestExact})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var written struct{ Event struct{ Coefficient string } }
+		if err := json.Unmarshal(line, &written); err != nil {
+			t.Fatal(err)
+		}
+		v = inverted(t, string(line))
+		r = mustParse(t, &v.Builder)
+		p, err := NewMapper(Current, crypto.SHA256, v).Map(&r, Digest{v.digest, DigestExact})
+		if got := hex.EncodeToString(p.Coefficient); err != nil || got != written.Event.Coefficient {
+			t.Errorf("%s: %s, %v; the line is %s", hook, got, err, line)
+		}
+	}
+}
+
+// TestNoAllocation: in every dialect, for every hook.
 func TestNoAllocation(t *testing.T) {
 	all := eventtest.Specification(t)
 	for _, hook := range Hooks() {
 		v := inverted(t, all[hook.String()].Example)
 		raw, buffer := v.Record(), make([]byte, 0, 16<<10)
-		for _, dialect := range []Dialect{Current, V3} {
+		for _, dialect := range []Dialect{Current, V3, Coefficients} {
 			e := NewEncoder(dialect, crypto.SHA256, v)
 			if n := testing.AllocsPerRun(100, func() {
 				r, _ := Parse(raw)
@@ -261,21 +284,23 @@ func TestNoAllocation(t *testing.T) {
 
 func BenchmarkAppend(b *testing.B) {
 	all := eventtest.Specification(b)
-	for _, hook := range Hooks() {
-		b.Run(hook.String(), func(b *testing.B) {
-			v := inverted(b, all[hook.String()].Example)
-			raw, buffer := v.Record(), make([]byte, 0, 16<<10)
-			e := NewEncoder(Current, crypto.SHA256, v)
-			b.ReportAllocs()
-			for b.Loop() {
-				r, err := Parse(raw)
-				if err == nil {
-					_, err = e.Append(buffer, &r, Digest{v.digest, DigestExact})
+	for name, dialect := range map[string]Dialect{"current": Current, "coefficients": Coefficients} {
+		for _, hook := range Hooks() {
+			b.Run(name+"/"+hook.String(), func(b *testing.B) {
+				v := inverted(b, all[hook.String()].Example)
+				raw, buffer := v.Record(), make([]byte, 0, 16<<10)
+				e := NewEncoder(dialect, crypto.SHA256, v)
+				b.ReportAllocs()
+				for b.Loop() {
+					r, err := Parse(raw)
+					if err == nil {
+						_, err = e.Append(buffer, &r, Digest{v.digest, DigestExact})
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
 				}
-				if err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -351,6 +351,37 @@ func TestNoPoint(t *testing.T) {
 	}
 }
 
+// TestCoefficientMember: the coefficient stands behind the time, or is missing; all else is
+// as in the dialect current.
+func TestCoefficientMember(t *testing.T) {
+	open := func(identity uint64, cut bool) Record {
+		p := eventtest.PathCell{Text: "/etc/passwd", Cut: cut}
+		return mustParse(t, addVectorFile(vectorEvent(14, KindEvent, identity, 0), 0x8000, 0o100644, p))
+	}
+	empty := digestOf("")
+	for name, test := range map[string]struct {
+		record Record
+		state  DigestState
+		want   string
+	}{
+		"known":            {open(vectorTask, false), DigestExact, `, "coefficient": "` + vectorOpen + `"`},
+		"digest not exact": {open(vectorTask, false), DigestChanged, ""},
+		"text cut":         {open(vectorTask, true), DigestExact, ""},
+		"task not known":   {open(unknownTask, false), DigestExact, ""},
+	} {
+		d := Digest{empty.Sum, test.state}
+		current, err := NewEncoder(Current, crypto.SHA256, vectorIDs{}).Append(nil, &test.record, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := NewEncoder(Coefficients, crypto.SHA256, vectorIDs{}).Append(nil, &test.record, d)
+		want := strings.Replace(string(current), `}, "COE"`, test.want+`}, "COE"`, 1)
+		if diff := cmp.Diff(want, string(got)); diff != "" || err != nil {
+			t.Errorf("%s: %v\n%s", name, err, diff)
+		}
+	}
+}
+
 // TestTaskIDBelowUnknown: what is executed below a program that nobody knows has a TASK_ID.
 func TestTaskIDBelowUnknown(t *testing.T) {
 	taskID := func(parent uint64) []byte {

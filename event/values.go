@@ -81,7 +81,7 @@ func (e *Encoder) path(dst []byte) []byte {
 		dst = appendUint(dst, `, "instance": "`, p.Instance)
 		dst = append(dst, `, `...)
 	}
-	if e.dialect == Current && p.Type > PathInFilesystem && int(p.Type) < len(pathTypeNames) {
+	if e.dialect != V3 && p.Type > PathInFilesystem && int(p.Type) < len(pathTypeNames) {
 		dst = append(dst, `"type": "`...)
 		dst = append(dst, pathTypeNames[p.Type]...)
 		dst = append(dst, `", `...)
@@ -122,7 +122,7 @@ func (e *Encoder) file(dst []byte) []byte {
 		}
 	}
 	dst = append(dst, '"')
-	if state != DigestExact && e.dialect == Current {
+	if state != DigestExact && e.dialect != V3 {
 		dst = append(dst, `, "digest_state": "`...)
 		dst = append(dst, state.String()...)
 		dst = append(dst, '"')

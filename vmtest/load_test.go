@@ -13,12 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
@@ -376,6 +378,39 @@ func TestRun(t *testing.T) {
 		if err := valid(r); err != nil {
 			t.Errorf("%v: %s", err, o.lines[i])
 		}
+	}
+}
+
+// TestCoefficients: each event has one, unless something of it is not known; and the same
+// program that does the same has the same ones, in another namespace too.
+func TestCoefficients(t *testing.T) {
+	run := func() (coefficients []string) {
+		const records = "/tmp/coefficients"
+		cmd := exec.Command("tsem-bpf", "run", "-q", "--coefficients", "--events", "file_open,mmap_file", "-o", records, "--", "cat", "/etc/hostname")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		text, err := os.ReadFile(records)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var record object
+			if err := json.Unmarshal([]byte(line), &record); err != nil {
+				t.Fatalf("%v: %s", err, line)
+			}
+			coefficient, ok := at(record, "event.coefficient").(string)
+			if unknown := strings.Contains(line, strings.Repeat("f", 64)); ok == unknown || ok && len(coefficient) != 64 {
+				t.Errorf("coefficient %q in %s", coefficient, line)
+			}
+			coefficients = append(coefficients, coefficient)
+		}
+		slices.Sort(coefficients)
+		return coefficients
+	}
+	first := run()
+	if diff := cmp.Diff(first, run()); diff != "" || len(first) < 2 || first[0] == first[len(first)-1] {
+		t.Errorf("%d events, and again (-first +second):\n%s", len(first), diff)
 	}
 }
 

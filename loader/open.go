@@ -289,6 +289,53 @@ func endNamespace(p *pins, id uint64) error {
 	return errors.Join(err, e.removeIfLast())
 }
 
+// TakeOver makes this process the keeper of a namespace that holds tasks back though its keeper
+// is gone. It goes on to hold them back until NamespaceOrphaned is taken out of its flags. Of
+// several processes that try, one does. The error is ErrNoNamespace, or ErrKept with the
+// process id of the keeper.
+func (e *Engine) TakeOver(id uint64) (index uint32, err error) {
+	// Nobody may end it meanwhile for want of a keeper.
+	lock, err := e.pins.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
+	e.namespaces(func(i uint32, ns *bpf.Namespace) {
+		switch {
+		case ns.Id != id:
+		case atomic.CompareAndSwapUint32(&ns.Keeper, 0, e.keeper):
+			index, err = i, nil
+		default:
+			err = fmt.Errorf("namespace %d: %w: process %d", id, ErrKept, atomic.LoadUint32(&ns.Keeper))
+		}
+	})
+	if err == nil && !holds(e.Namespace(index)) {
+		atomic.StoreUint32(&e.Namespace(index).Keeper, 0)
+		return 0, fmt.Errorf("%w: %d", ErrNoNamespace, id)
+	}
+	return index, err
+}
+
+// Abandon undoes TakeOver: what would have to be judged does not happen in the namespace.
+func (e *Engine) Abandon(index uint32) {
+	atomic.OrUint32(&e.Namespace(index).Flags, bpf.NamespaceOrphaned)
+	atomic.StoreUint32(&e.Namespace(index).Keeper, 0)
+}
+
+// Magazine opens the magazine of the namespace at an index. The caller closes it.
+func (e *Engine) Magazine(index uint32) (*ebpf.Map, error) {
+	var id ebpf.MapID
+	if err := e.Map("magazines").Lookup(index, &id); err != nil {
+		return nil, fmt.Errorf("map magazines: %w", err)
+	}
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return nil, fmt.Errorf("open a magazine: %w", err)
+	}
+	return m, nil
+}
+
 // ErrFull: the kernel half has no room for another namespace.
 var ErrFull = errors.New("no free namespace")
 

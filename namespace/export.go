@@ -103,7 +103,8 @@ type lastRead struct {
 }
 
 // settle counts the last record as read from its share, once: not before the ring has
-// moved on behind it, or the kernel half would count on room that is not there yet.
+// moved on behind it, or the kernel half would count on room that is not there yet. (A keeper
+// that is killed between the two leaves its successor a share that is smaller by a record.)
 func (n *Namespace) settle() {
 	if share := int(n.last.share); share < len(n.state.Shares) {
 		atomic.AddUint64(&n.state.Shares[share].Read, n.last.bytes)
@@ -145,6 +146,8 @@ type Totals struct {
 	Balance ringbuf.Balance // of the events; this is what has to balance
 
 	Written       uint64 // lines that the writer took
+	Earlier       uint64 // events that earlier keepers of the namespace have read, before TakeOver
+	Held          bool   // its tasks are held back, for TakeOver
 	Unreadable    uint64 // records that could not be decoded or placed: a defect, or a foreign kernel half
 	Cut           uint64 // events with a text that is not complete
 	Omitted       uint64 // of these not written, for the dialect has no mark for it
@@ -181,6 +184,8 @@ func (n *Namespace) Totals() Totals {
 	totals := Totals{
 		Balance:       balance,
 		Written:       n.written.Load(),
+		Earlier:       n.earlier,
+		Held:          atomic.LoadUint32(&s.Flags)&(bpf.NamespaceOrphaned|bpf.NamespaceClosed) == bpf.NamespaceOrphaned,
 		Unreadable:    n.unreadable.Load(),
 		Cut:           atomic.LoadUint64(&s.Cut),
 		Omitted:       n.omitted.Load(),
@@ -218,9 +223,9 @@ func (n *Namespace) balance() ringbuf.Balance {
 	return n.ledger.Balance(atomic.LoadUint64(&n.state.Raised), refused)
 }
 
-// Complete says whether every event that was raised is written, and every task was
+// Complete says whether every event that was raised is written, or was read by an earlier keeper, and every task was
 // modeled.
 func (t Totals) Complete() bool {
 	b := &t.Balance
-	return b.Err() == nil && b.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 && t.Written == b.Raised
+	return b.Err() == nil && b.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 && t.Earlier+t.Written == b.Raised
 }

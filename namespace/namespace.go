@@ -53,7 +53,7 @@ type Config struct {
 	FailOpen bool         // DENY: what nobody could judge happens, what is untrusted does not
 
 	// Where something is denied, and not FailOpen, the namespace outlives a process that dies
-	// without Shut: nothing that is denied happens there until loader.EndNamespace.
+	// without Shut: nothing that is denied happens there until TakeOver or loader.EndNamespace.
 }
 
 const (
@@ -96,7 +96,10 @@ type Namespace struct {
 	life    sync.RWMutex
 	state   *bpf.Namespace // the kernel's own memory; after Close a copy. life guards it
 	door    *doorkeeper    // nil: nobody waits for verdicts
-	release func() error   // gives the index back; nil: there is none. life guards it
+
+	inherited bool         // from a keeper that was killed
+	earlier   uint64       // events that earlier keepers have read
+	release   func() error // gives the index back; nil: there is none. life guards it
 
 	shut       atomic.Int64 // when, ns since 1970; 0: not yet
 	written    atomic.Uint64
@@ -159,15 +162,19 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if err := CheckWait(config.Wait); err != nil {
 		return nil, fmt.Errorf("wait %v: %w", config.Wait, err)
 	}
-	n := &Namespace{
-		engine: engine, config: config, id: engine.NewID(), digests: digest.New(), urgent: make(chan struct{}, 1),
-	}
-	n.joiner = newJoiner(config.Digest, n.digests, engine, func() { n.magazine.Wake() })
+	n := bareNamespace(engine, engine.NewID(), config)
 	if err := n.make(); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("make a namespace: %w", err)
 	}
 	return n, nil
+}
+
+// bareNamespace returns one that has nothing in the kernel half yet.
+func bareNamespace(engine *loader.Engine, id uint64, config Config) *Namespace {
+	n := &Namespace{engine: engine, config: config, id: id, digests: digest.New(), urgent: make(chan struct{}, 1)}
+	n.joiner = newJoiner(config.Digest, n.digests, engine, func() { n.magazine.Wake() })
+	return n
 }
 
 func (n *Namespace) make() error {
@@ -293,14 +300,14 @@ func (n *Namespace) Tasks() uint64 {
 	return atomic.LoadUint64(&n.state.Tasks)
 }
 
-// Shut ends the modeling: tasks that are left run on and raise no more events.
+// Shut ends the modeling: tasks that are left run on and raise no more events (but see TakeOver).
 // Export writes what was raised before, and returns.
 func (n *Namespace) Shut() {
 	n.life.RLock()
 	defer n.life.RUnlock()
 	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
 		n.door.shut() // before the flag lets the gate process end it: who waits gets a verdict
-		atomic.OrUint32(&n.state.Flags, bpf.NamespaceClosed)
+		atomic.OrUint32(&n.state.Flags, n.endFlag())
 		n.magazine.Wake()
 	}
 }

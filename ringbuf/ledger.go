@@ -73,6 +73,25 @@ func NewLedger(window int, earlier uint64) *Ledger {
 	}
 }
 
+// Resume returns a ledger for who reads on where an earlier reader of the same namespace has
+// stopped. Of the numbers up to last all count as delivered but those that are unread. The
+// window is that of NewLedger.
+func Resume(window int, last uint64, unread []uint64) *Ledger {
+	first := last + 1
+	left := make(map[uint64]bool, len(unread))
+	for _, number := range unread {
+		first = min(first, number)
+		left[number] = true
+	}
+	l := NewLedger(window, first-1)
+	for number := first; number <= last; number++ {
+		if !left[number] {
+			_ = l.Saw(number) // each for the first time
+		}
+	}
+	return l
+}
+
 // Saw books the number of a record that was delivered. In order it takes a few
 // nanoseconds; it allocates only when numbers are lost.
 //

@@ -75,6 +75,39 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// TestResume: what is unread is still to come, and nothing else.
+func TestResume(t *testing.T) {
+	for _, test := range []struct {
+		last      uint64
+		unread    []uint64
+		delivered uint64
+		missing   []Range
+	}{
+		{0, nil, 0, nil},
+		{9, nil, 9, nil},
+		{9, []uint64{9, 8}, 7, []Range{{8, 9}}},
+		// 7 and 9 were read, out of order; 10 has come since.
+		{9, []uint64{6, 8, 10}, 7, []Range{{6, 6}, {8, 8}}},
+		{2, []uint64{1, 2}, 0, []Range{{1, 2}}},
+	} {
+		l := Resume(64, test.last, test.unread)
+		if got := l.Balance(0, nil).Delivered; got != test.delivered {
+			t.Errorf("%d, unread %d: %d count as delivered, want %d", test.last, test.unread, got, test.delivered)
+		}
+		if diff := cmp.Diff(test.missing, l.Missing(test.last)); diff != "" {
+			t.Errorf("%d, unread %d: missing (-want +got):\n%s", test.last, test.unread, diff)
+		}
+		for _, number := range test.unread {
+			if err := l.Saw(number); err != nil {
+				t.Errorf("%d, unread %d: Saw(%d) = %v", test.last, test.unread, number, err)
+			}
+		}
+		if left := l.Missing(test.last); left != nil {
+			t.Errorf("%d, unread %d: missing at the end: %v", test.last, test.unread, left)
+		}
+	}
+}
+
 func TestLedgerGapText(t *testing.T) {
 	l := NewLedger(64, 0)
 	check(t, l.Saw(2))

@@ -190,6 +190,14 @@ func (m *Magazine) Scan(fn func(record []byte) error) (n int, err error) {
 	return m.ring.scan(&m.closed, fn)
 }
 
+// Scanned says whether Scan has handed on all that is in the ring, so that not even a record
+// that is reserved and not committed is left. Safe from any goroutine.
+func (m *Magazine) Scanned() bool {
+	m.scanner.Lock()
+	defer m.scanner.Unlock()
+	return !m.closed.Load() && m.ring.scanning && m.ring.scanned == atomic.LoadUint64(m.ring.producer)
+}
+
 // startScan lets scanning begin where reading stands.
 func (m *Magazine) startScan() {
 	m.reader.Lock()

@@ -59,13 +59,23 @@ func TestScanStopsAtBusy(t *testing.T) {
 	s.commit(gone, discard)
 	s.mustPut(t, "behind")
 	var scanned []string
-	if n, err := m.Scan(texts(&scanned)); n != 0 || err != nil {
-		t.Fatal(n, err)
+	if n, err := m.Scan(texts(&scanned)); n != 0 || err != nil || m.Scanned() {
+		t.Fatal(n, err, m.Scanned())
 	}
 	copy(busy.data, "12345678")
 	s.commit(busy, noWakeup)
+	if m.Scanned() {
+		t.Error("all is scanned before the scan")
+	}
 	if n, err := m.Scan(texts(&scanned)); n != 2 || err != nil || !slices.Equal(scanned, []string{"12345678", "behind"}) {
 		t.Error(n, err, scanned)
+	}
+	if !m.Scanned() {
+		t.Error("not all is scanned")
+	}
+	s.mustPut(t, "later")
+	if m.Scanned() {
+		t.Error("a later record is scanned")
 	}
 }
 

@@ -22,7 +22,7 @@ const (
 	// askAgain is how long the store is not asked again for a TASK_ID that it did not have.
 	// Else each event that shows it would cost a system call.
 	askAgain = 100 * time.Millisecond
-	// maxAsked bounds the memory for those to some 3 MB.
+	// maxAsked bounds the memory for those to some 5 MB.
 	maxAsked = 1 << 16
 )
 

@@ -41,12 +41,12 @@ func written(t *testing.T, path string) (all []object) {
 }
 
 // waitForEvent waits until a record of a process is written that has something, and returns
-// what that is.
+// what that is. With pid 0 it is any process of that name.
 func waitForEvent(t *testing.T, path, process string, pid int, has string) (value string) {
 	t.Helper()
 	waitFor(t, has+" of "+process, 2*time.Minute, func() bool {
 		for _, r := range written(t, path) {
-			if at(r, "event.pid") == fmt.Sprint(pid) && at(r, "event.process") == process && at(r, has) != nil {
+			if (pid == 0 || at(r, "event.pid") == fmt.Sprint(pid)) && at(r, "event.process") == process && at(r, has) != nil {
 				value = at(r, has).(string)
 				return true
 			}

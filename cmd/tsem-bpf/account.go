@@ -18,6 +18,10 @@ import (
 func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string {
 	var b strings.Builder
 	b.WriteString(t.Balance.String())
+	fate := "no longer modeled"
+	if t.Held {
+		fate = "held back"
+	}
 	for _, more := range []struct {
 		count uint64
 		what  string
@@ -26,7 +30,7 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 		{t.Cut, "with a cut text"},
 		{t.Omitted, "not written, because v3 has no mark for a cut text"},
 		{t.Waited, "waited for room"},
-		{t.Tasks, "tasks still running, no longer modeled"},
+		{t.Tasks, "tasks still running, " + fate},
 		{t.TasksLost, "tasks not modeled for lack of memory"},
 		{t.TaskIDsLost, "TASK_IDs unknown"},
 		{t.Unshared, "TASK_IDs unknown to others"},
@@ -61,8 +65,11 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 			fmt.Fprintf(&b, "; %d %s", more.count, more.what)
 		}
 	}
+	if t.Earlier > 0 {
+		fmt.Fprintf(&b, "; %d of them read by an earlier tsem-bpf", t.Earlier)
+	}
 	// What was read after the writing had ended.
-	if delivered := t.Balance.Delivered; t.Written < delivered {
+	if delivered := t.Balance.Delivered - t.Earlier; t.Written < delivered {
 		fmt.Fprintf(&b, "; %d of them written, %d not", t.Written, delivered-t.Written)
 	}
 	if len(skipped) > 0 {

@@ -46,6 +46,11 @@ func TestAccount(t *testing.T) {
 				"24 replies too late; 4 of them written, 3 not; " +
 				"skipped by the kernel (capable 21, file_open 3)",
 		},
+		{
+			namespace.Totals{Balance: ringbuf.Balance{Raised: 9, Delivered: 9}, Earlier: 4, Written: 5, Tasks: 1, Held: true}, nil, 0,
+			"9 events raised: 9 delivered, 0 refused, 1 tasks still running, held back; digests: 0 by IMA (0 known), " +
+				"0 by tsem-bpf (0 known), 0 not exact; 4 of them read by an earlier tsem-bpf",
+		},
 	} {
 		if got := account(&test.totals, test.skipped, test.late); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -79,7 +80,11 @@ func (c *engineStatus) Run(std *streams) error {
 		if n.Closed {
 			kind += ", closed"
 		}
-		fmt.Fprintf(t, "%d\t%d\t%s\t%d\t%d\t%d\t%d\n", n.ID, n.Keeper, kind, n.Tasks, n.Raised, n.Delivered, n.Refused)
+		keeper := "-"
+		if n.Keeper != 0 {
+			keeper = strconv.FormatUint(uint64(n.Keeper), 10)
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%d\n", n.ID, keeper, kind, n.Tasks, n.Raised, n.Delivered, n.Refused)
 	}
 	return t.Flush()
 }

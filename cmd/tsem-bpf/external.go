@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -21,10 +24,25 @@ type externalFlags struct {
 	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
 	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM, and so does each later one of that task and of the children it then has. Without it they are marked only."`
 	Deny      string         `placeholder:"TYPE,..." list:"events" help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever is said of them, also those of an untrusted task. A list as that of --events."`
+	Takeover  uint64         `placeholder:"N" help:"In place of CMD: become the tsem-bpf of namespace N, which enforces and whose own was killed (tsem-bpf engine status calls it orphaned), until it has no tasks any more."`
 	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external, what becomes of an event that nobody has judged by the deadline, or can judge because the agent has failed: open: it happens; closed: it does not (default closed with --enforce, else open)."`
 }
 
 const execPrefix = "exec:"
+
+// settled are the flags that say what a namespace is. One that is taken over is so already.
+var settled = []string{"digest", "nsref", "cache", "wait", "events", "enforce", "deny", "on-failure"}
+
+// checkTakeover says what is wrong with the flags of --takeover.
+func (f *externalFlags) checkTakeover(given []*kong.Path) error {
+	for _, path := range given {
+		if path.Flag != nil && slices.Contains(settled, path.Flag.Name) {
+			return fmt.Errorf("--%s is settled in a namespace that is there: leave it out with --takeover", path.Flag.Name)
+		}
+	}
+	f.External = true
+	return nil
+}
 
 // check says what is wrong with the combination of the flags.
 func (f *externalFlags) check(dialect string) error {
@@ -62,7 +80,7 @@ func (f *externalFlags) check(dialect string) error {
 }
 
 // refuses says whether anything can be refused.
-func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != "" }
+func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != "" || f.Takeover != 0 }
 
 // denied returns the event types of --deny.
 func (f *externalFlags) denied() ([]event.Hook, error) { return hooksOf("deny", f.Deny) }

@@ -22,7 +22,7 @@ type nsEnd struct {
 func (nsEnd) Help() string {
 	return `An enforcing namespace outlives a tsem-bpf that was killed: what nobody can judge any
 more does not happen there. This sets its tasks free; they run on, no longer modeled,
-and may then do what nobody has trusted.
+and may then do what nobody has trusted. "tsem-bpf run --takeover" goes on judging them.
 
 Exit status: 0; 1: there is no such namespace, or a tsem-bpf keeps it; 125 if it
 cannot be ended.`

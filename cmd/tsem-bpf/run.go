@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
+	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,7 +19,7 @@ type runCommand struct {
 	exportFlags
 	externalFlags
 
-	Command []string `arg:"" passthrough:"partial" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
+	Command []string `arg:"" optional:"" passthrough:"partial" name:"cmd" help:"The command and its arguments; -- before it is allowed."`
 }
 
 // Help is shown below the flags.
@@ -26,6 +28,10 @@ func (runCommand) Help() string {
 described. Signals are forwarded to it; after its end they end tsem-bpf. When CMD
 has ended and the last record is written, the totals go to standard error.
 Descendants that are still running then go on, and are no longer described.
+
+With --takeover N there is no CMD: what was left by a tsem-bpf that was killed goes
+on, judged by the agent that is given now. If that fails, or a signal ends tsem-bpf,
+what has to be judged is refused there again.
 
 With --external the first record is the aggregate, the measurement of the platform.
 Why and how long an event waits, and what happens when something fails:
@@ -39,7 +45,8 @@ Examples:
   tsem-bpf run -- ls -l /etc
   tsem-bpf run -o events.json -- make
   tsem-bpf run sh -c 'cat /etc/hostname' | jq -c .event
-  tsem-bpf run --external --enforce --tma exec:./agent.py -o events.json -- sh`
+  tsem-bpf run --external --enforce --tma exec:./agent.py -o events.json -- sh
+  tsem-bpf run --takeover 3 --tma exec:./agent.py -o more.json`
 }
 
 // args returns CMD and its arguments.
@@ -50,9 +57,17 @@ func (c *runCommand) args() []string {
 	return c.Command
 }
 
-// Validate is called by kong before it looks for what is missing, and says it better.
-func (c *runCommand) Validate() error {
-	if len(c.args()) == 0 {
+// Validate is called by kong.
+func (c *runCommand) Validate(given *kong.Context) error {
+	switch {
+	case c.Takeover != 0:
+		if len(c.args()) > 0 {
+			return fmt.Errorf("--takeover=%d: its tasks are there, and no command is started: leave %s out", c.Takeover, c.args()[0])
+		}
+		if err := c.checkTakeover(given.Path); err != nil {
+			return err
+		}
+	case len(c.args()) == 0:
 		return errors.New("which command? For example: tsem-bpf run -- ls -l /etc")
 	}
 	return c.externalFlags.check(c.Dialect)
@@ -60,10 +75,13 @@ func (c *runCommand) Validate() error {
 
 // Run implements the command.
 func (c *runCommand) Run(std *streams) error {
+	var cmd *exec.Cmd
 	args := c.args()
-	cmd, err := command(args)
-	if err != nil {
-		return err
+	if c.Takeover == 0 {
+		var err error
+		if cmd, err = command(args); err != nil {
+			return err
+		}
 	}
 	// Before anything starts, so that none is missed. SIGPIPE, because a closed
 	// standard output would end us without a word.
@@ -78,6 +96,9 @@ func (c *runCommand) Run(std *streams) error {
 	}
 	if c.External {
 		s.export() // the start of CMD is judged already
+	}
+	if c.Takeover != 0 {
+		return s.attend()
 	}
 	if err := s.namespace.Start(cmd); err != nil {
 		err = &exitError{exitNotRunnable, fmt.Errorf("%s: %w", args[0], cause(err))}
@@ -119,6 +140,30 @@ func (s *session) follow(cmd *exec.Cmd) error {
 				return err
 			}
 			return status(err)
+		}
+	}
+}
+
+// attend lets the tasks of a namespace that was taken over go on, until there are none any
+// more. If nobody can judge them meanwhile, or a signal ends it, they are held back again.
+func (s *session) attend() error {
+	s.namespace.Resume()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case sent := <-s.signals:
+			if ends(sent) {
+				return s.end(true)
+			}
+		case <-s.exported:
+			return s.end(false)
+		case <-s.watchAgent():
+			return s.end(false)
+		case <-look.C:
+			if s.namespace.Tasks() == 0 {
+				return s.end(false)
+			}
 		}
 	}
 }

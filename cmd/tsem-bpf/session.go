@@ -88,8 +88,8 @@ type session struct {
 	exportErr error         // what it returned
 }
 
-// begin opens the kernel half and makes an empty namespace, whose events wait in the
-// magazine until export is called. What fails leaves nothing behind.
+// begin opens the kernel half and makes an empty namespace, or takes one over, whose events
+// wait in the magazine until export is called. What fails leaves nothing behind.
 func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-chan os.Signal) (*session, error) {
 	config, dialect, err := flags.config()
 	if err != nil {
@@ -103,7 +103,11 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 		return nil, err
 	}
 	if s.engine, err = loader.Open(); err == nil {
-		s.namespace, err = namespace.New(s.engine, config)
+		if external.Takeover != 0 {
+			s.namespace, err = namespace.TakeOver(s.engine, external.Takeover, config.Judge, config.Deadline)
+		} else {
+			s.namespace, err = namespace.New(s.engine, config)
+		}
 		err = loader.Explain(err)
 	}
 	if err == nil {

@@ -89,7 +89,8 @@ func TestTakeover(t *testing.T) {
 	defer tries.Close()
 	says(t, 125, "no such namespace: 4711", "run", "--takeover", "4711", "-o", "/dev/null")
 
-	first := keep(t, "--external", "--enforce", "--", "sh", "-c", takeoverWorkload, "sh", fifo)
+	// With another digest than the default one, which the successors have to find out.
+	first := keep(t, "--external", "--enforce", "--digest", "sha512", "--", "sh", "-c", takeoverWorkload, "sh", fifo)
 	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdout, stdin, err := os.Pipe()
 	if err != nil {
@@ -126,6 +127,9 @@ func TestTakeover(t *testing.T) {
 	distrusted()
 	id := waitForEvent(t, first.records, "sh", shell, "event.context")
 	taskID := waitForEvent(t, first.records, "sh", shell, "event.task_id")
+	if len(taskID) != 128 {
+		t.Errorf("the TASK_ID of the shell is %s", taskID)
+	}
 	says(t, 125, fmt.Sprintf("namespace %s: the namespace has a keeper: process %d", id, first.Process.Pid), "run", "--takeover", id, "-o", "/dev/null")
 
 	now, all := first, []*keeping{first}

@@ -43,6 +43,7 @@ const (
 	VerdictKilled    = tsemTsemVerdictTSEM_VERDICT_KILLED
 	VerdictClosed    = tsemTsemVerdictTSEM_VERDICT_CLOSED
 	VerdictUnasked   = tsemTsemVerdictTSEM_VERDICT_UNASKED
+	VerdictUnwaited  = tsemTsemVerdictTSEM_VERDICT_UNWAITED
 )
 
 // Untrusted is the bit of Slot.Trust that says so (enum tsem_trust in state.h).

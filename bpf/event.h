@@ -27,17 +27,6 @@ struct event {
 };
 
 /*
- * Begins the program of a hook, with its event. ret, the argument that follows the hook's
- * own, is what the BPF programs before this one answered: what they refused does not happen
- * and is no event. It is returned here, as it came: where it could also be another result
- * the compiler would cut it to 32 bits, and the verifier no longer know its range.
- */
-#define EVENT(e, name, ret)						\
-	struct event e = { .hook = TSEM_HOOK_##name };			\
-	if (ret)							\
-		return ret
-
-/*
  * A result. The verifier wants to see its range; what the compiler keeps in a register
  * meanwhile it may forget, as soon as there is a loop.
  */
@@ -48,11 +37,19 @@ struct event {
 		(int)__result;							\
 	})
 
-/* An event that is raised in another hook than its own, which cannot sleep. */
-#define EVENT_ATOMIC(e, name, ret)					\
-	struct event e = { .hook = TSEM_HOOK_##name, .atomic = true };	\
-	if (ret)							\
+/*
+ * Begins the program of a hook, with its event. ret, the argument that follows the hook's
+ * own, is what the BPF programs before this one answered: what they refused does not happen
+ * and is no event. It is returned here, as it came, for the verifier knows its range.
+ */
+#define EVENT_AS(e, name, in_atomic, ret)					\
+	struct event e = { .hook = TSEM_HOOK_##name, .atomic = in_atomic };	\
+	if (ret)								\
 		return ret
+
+#define EVENT(e, name, ret) EVENT_AS(e, name, false, ret)
+/* An event that is raised in another hook than its own, which cannot sleep. */
+#define EVENT_ATOMIC(e, name, ret) EVENT_AS(e, name, true, ret)
 
 /* What the list says of a hook (hooks.h); a constant where the hook is one. */
 static __always_inline enum tsem_kind listed_kind(__u16 hook)
@@ -144,7 +141,7 @@ static __always_inline bool orphaned(struct event *e, enum tsem_kind kind)
 	if (!(e->ns->flags & TSEM_NS_ORPHANED))
 		return false;
 	lost(e->ns, kind, TSEM_REFUSED_ORPHANED);
-	e->unraised = denies(e->ns, e->hook) ? DENIED : HAPPENS;
+	e->unraised = denies(e->ns, e->hook) * DENIED;
 	return true;
 }
 
@@ -222,9 +219,9 @@ SHARED int event_conclude_with_value(struct buffer *buf, struct tsem_namespace *
 /* Does the event happen that is to be judged? */
 static __always_inline bool trusted(const struct event *e)
 {
-	__u32 ns_index = e->task->ns_index, slot = e->task->slot;
+	__u32 slot = e->task->slot;
 
-	return may_sleep(e) ? allowed(ns_index, slot, e->hook) : allowed_now(ns_index, slot, e->hook);
+	return may_sleep(e) ? allowed(e->ns, e->task->ns_index, slot, e->hook) : allowed_now(e->ns, slot, e->hook);
 }
 
 /* Ends an event, and with it its hook: what it returns is the hook's result. */

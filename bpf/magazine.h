@@ -119,11 +119,14 @@ static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem
 /* What an event of a namespace with an agent is if its task is untrusted. */
 SHARED int kind_by_trust(struct tsem_task *t, struct tsem_namespace *ns, __u16 hook, __u8 kind)
 {
+	__u64 denied;
+
 	if (!t || !ns || kind == TSEM_KIND_EXEC || !(ns->flags & TSEM_NS_EXTERNAL) || !untrusted(t))
 		return kind;
+	denied = denies(ns, hook);
 	__sync_fetch_and_add(&ns->logged, 1);
-	__sync_fetch_and_add(&ns->denied, denies(ns, hook));
-	return TSEM_KIND_LOG + denies(ns, hook);
+	__sync_fetch_and_add(&ns->denied, denied);
+	return TSEM_KIND_LOG + denied;
 }
 
 /* Claims a buffer, if it is not NO_BUFFER, and writes the header of a record there. */

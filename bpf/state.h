@@ -36,12 +36,10 @@ enum tsem_verdict {
 	TSEM_VERDICT_LATE = 3,		/* the deadline has passed */
 	TSEM_VERDICT_KILLED = 4,	/* the task shall die */
 	TSEM_VERDICT_CLOSED = 5,	/* the namespace ends, or its agent has failed */
-	TSEM_VERDICT_UNASKED = 6,	/* by the task itself: the gate did not work */
-	TSEM_VERDICT_MAX = 7,
+	TSEM_VERDICT_UNASKED = 6,	/* by the task itself: the gate did not work, or it has no slot */
+	TSEM_VERDICT_UNWAITED = 7,	/* by the task itself: in a hook that cannot wait */
+	TSEM_VERDICT_MAX = 8,	/* a power of two: then a mask bounds an index */
 };
-
-/* TSEM_VERDICT_MAX and what makes it a power of two: then a mask bounds an index. */
-#define TSEM_VERDICT_ROOM 8
 
 /*
  * The shares of the reserve. Each hook has one, which its records use where it cannot
@@ -76,6 +74,8 @@ struct tsem_namespace {
 	__u32 share;		/* bytes of each share */
 	__u32 keeper;		/* thread group id; 0: it has exited, and the namespace is closed or an orphan */
 	__u32 digest;		/* bytes of each of its digests, TASK_IDs included: tells the function */
+	__u32 awake;		/* 1: the keeper looks for records all the time; a task that looked in vain sets 0 */
+	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 	__u64 events[2];	/* a bit for each hook: its events are raised */
@@ -96,7 +96,7 @@ struct tsem_namespace {
 	__u64 digests_wanted;	/* left to the daemon */
 	__u64 digests_volatile;	/* of content that changes without a trace */
 	__u64 inner;		/* what filesystems did for themselves; no events */
-	__u64 verdicts[TSEM_VERDICT_ROOM];	/* that tasks have found when they waited or looked */
+	__u64 verdicts[TSEM_VERDICT_MAX];	/* that tasks have found when they waited or looked */
 	__u64 logged;		/* events of untrusted tasks */
 	__u64 denied;		/* events that did not happen for want of trust */
 	__u64 late;		/* releases by tsem-bpf release for an event that was over */
@@ -136,8 +136,8 @@ enum tsem_trust {
  * task writes the word before its record is in the magazine; from there on it only
  * changes by one compare-and-swap, from TSEM_VERDICT_NONE to the verdict. Trust only ever
  * goes from trusted to untrusted, in one step, by the task or by the keeper; the task
- * number in it keeps a late keeper from distrusting the next owner. Slot 0 is never used,
- * so that 0 can mean "nobody".
+ * number in it keeps a late keeper from distrusting the next owner. Slot 0 is nobody's, so
+ * that 0 can mean that; its word says TSEM_VERDICT_UNASKED from the beginning.
  */
 struct tsem_slot {
 	__u64 word;		/* ticket << 8 | enum tsem_verdict */

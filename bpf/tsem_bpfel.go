@@ -62,6 +62,8 @@ type tsemTsemNamespace struct {
 	Share           uint32
 	Keeper          uint32
 	Digest          uint32
+	Awake           uint32
+	Pad             uint32
 	Wait            uint64
 	Beat            uint64
 	Events          [2]uint64
@@ -187,7 +189,8 @@ const (
 	tsemTsemVerdictTSEM_VERDICT_KILLED    tsemTsemVerdict = 4
 	tsemTsemVerdictTSEM_VERDICT_CLOSED    tsemTsemVerdict = 5
 	tsemTsemVerdictTSEM_VERDICT_UNASKED   tsemTsemVerdict = 6
-	tsemTsemVerdictTSEM_VERDICT_MAX       tsemTsemVerdict = 7
+	tsemTsemVerdictTSEM_VERDICT_UNWAITED  tsemTsemVerdict = 7
+	tsemTsemVerdictTSEM_VERDICT_MAX       tsemTsemVerdict = 8
 )
 
 // Names of all BPF objects in the ELF.

@@ -6,8 +6,9 @@
  * which a program can wait for a process, and be killed meanwhile.
  *
  *   ticket_draw   the slot of the task, with a new ticket; both stand in the record
- *   verdict_of    look; ask the gate, if the hook can sleep; look again
- *   allowed       what the verdict means for the event, and for the task
+ *   look          is the verdict there? A keeper that is awake is quicker than any sleep
+ *   gate_ask      sleep, if the hook can
+ *   settle        what the verdict means for the event, and for the task
  */
 #ifndef TSEM_VERDICT_H
 #define TSEM_VERDICT_H
@@ -135,9 +136,9 @@ static __always_inline void task_leave(__u64 address)
 
 /*
  * Run by a process on its own behalf: it joins the namespace at an index, and leaves any
- * other one, before it becomes the first program of it. Returns 0, or a negative errno. (A child that is born
- * in a namespace where hooks wait could wait for its parent, the keeper, before its exec,
- * while the keeper waits for that exec.)
+ * other one, before it becomes the first program of it. Returns 0, or a negative errno.
+ * (A child that is born in a namespace where hooks wait could wait for its parent, the
+ * keeper, before its exec, while the keeper waits for that exec.)
  */
 SEC("syscall")
 int task_enter(__u32 *context)
@@ -157,13 +158,13 @@ int task_enter(__u32 *context)
  * Draws the next ticket of a slot and writes both into a record. From here on the event
  * can be decided.
  */
-SHARED int ticket_draw(struct buffer *buf, __u32 slot)
+static __always_inline void ticket_draw(struct buffer *buf, __u32 slot)
 {
 	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
 	__u64 ticket;
 
-	if (!buf || !s)
-		return false;
+	if (!s)
+		return;
 	ticket = (s->word >> 8) + 1;
 	buf->head.slot = slot;
 	buf->head.ticket = ticket;
@@ -174,7 +175,41 @@ SHARED int ticket_draw(struct buffer *buf, __u32 slot)
 	s->namespace = buf->head.namespace;
 	/* An exchange is a full barrier: who sees the record sees the ticket. */
 	__sync_lock_test_and_set(&s->word, ticket << 8);
-	return true;
+}
+
+/*
+ * How often a task looks into its slot while its keeper is awake: longer than an answer
+ * takes that is on its way, and short enough for a hook that holds a spinlock. About 70 us
+ * where an emulated CPU does it.
+ */
+#define LOOKS 4000
+
+static long look_step(__u32 i, __u32 *slot)
+{
+	__u32 index = *slot;
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
+
+	return !s || *(volatile __u64 *)&s->word % 256 != TSEM_VERDICT_NONE;
+}
+
+/*
+ * Looks for the verdict, and goes on looking while the keeper is awake: then it is there
+ * sooner than a task could fall asleep. Who has looked in vain takes the mark away, for the
+ * keeper may have lost its CPU; nobody else looks in vain until it is back. Says whether the
+ * verdict is there; not if only the last look has found it.
+ */
+SHARED int look(struct tsem_namespace *ns, __u32 slot)
+{
+	__u32 awake, looks;
+
+	if (!ns)
+		return true;
+	awake = *(volatile __u32 *)&ns->awake & 1;
+	looks = 2 + LOOKS * awake;
+	if (bpf_loop(looks, look_step, &slot, 0) < looks)
+		return true;
+	__sync_fetch_and_and(&ns->awake, ~awake);
+	return false;
 }
 
 /* Sleeps until the keeper answers, or nobody can; which of these, only the slot tells. */
@@ -203,43 +238,25 @@ static __always_inline void gate_ask(__u32 ns_index, __u32 slot)
 	bpf_put_file(file);
 }
 
-#define VERDICT_IN(word) ((word) & 0xff)
-
 /*
- * The verdict about the event whose ticket is in a slot; 0 is no slot. From here on it
- * cannot change.
- */
-static __always_inline __u32 verdict_of(__u32 ns_index, __u32 slot, bool may_sleep)
-{
-	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
-	__u64 word;
-
-	if (!slot || !s)
-		return TSEM_VERDICT_UNASKED;
-	word = *(volatile __u64 *)&s->word;
-	if (may_sleep && VERDICT_IN(word) == TSEM_VERDICT_NONE && bpf_get_file_xattr)
-		gate_ask(ns_index, slot);
-	/* Where nobody has decided: only the ticket is in the word. */
-	__sync_val_compare_and_swap(&s->word, word & ~0xffULL, word | TSEM_VERDICT_UNASKED);
-	return VERDICT_IN(*(volatile __u64 *)&s->word);
-}
-
-/*
- * Counts a verdict, distrusts the task if that is what it means, and says whether the
+ * The end of a wait: where nobody has decided, the task does, and from here on the verdict
+ * cannot change. Counts it, distrusts the task if that is what it means, and says whether the
  * event may happen. An event that was not judged in time is as good as untrusted where that
  * refuses it; and so is one whose task was distrusted while it waited, because of something
- * that it had done before. Without branches, each of which the verifier would walk twice. (Nobody
- * decides in slot 0, so that nothing is distrusted there.)
+ * that it had done before. Without branches, each of which the verifier would walk twice.
+ * (Nobody decides in slot 0, so that nothing is distrusted there.)
  */
-SHARED int settle(__u32 ns_index, __u32 slot, __u16 hook, __u32 verdict)
+SHARED int settle(struct tsem_namespace *ns, __u32 slot, __u16 hook, __u32 otherwise)
 {
-	struct tsem_namespace *ns = bpf_map_lookup_elem(&namespaces, &ns_index);
 	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
-	__u64 refused, distrusting, distrusted;
+	__u64 word, verdict, refused, distrusting, distrusted;
 
-	verdict %= TSEM_VERDICT_ROOM;
 	if (!ns || !s)
 		return false;
+	word = *(volatile __u64 *)&s->word;
+	/* Undecided, the word is the ticket alone. */
+	__sync_val_compare_and_swap(&s->word, word & ~0xffULL, word | otherwise);
+	verdict = *(volatile __u64 *)&s->word % TSEM_VERDICT_MAX;
 	__sync_fetch_and_add(&ns->verdicts[verdict], 1);
 	distrusted = *(volatile __u64 *)&s->trust / TSEM_TRUST_UNTRUSTED % 2;
 	refused = denies(ns, hook) & (distrusted | ~(ns->passing >> verdict));
@@ -250,20 +267,21 @@ SHARED int settle(__u32 ns_index, __u32 slot, __u16 hook, __u32 verdict)
 }
 
 /* Waits for the verdict about an event of a hook that can sleep: may it happen? */
-SHARED int allowed(__u32 ns_index, __u32 slot, __u16 hook)
+SHARED int allowed(struct tsem_namespace *ns, __u32 ns_index, __u32 slot, __u16 hook)
 {
-	return settle(ns_index, slot, hook, verdict_of(ns_index, slot, true));
+	if (!look(ns, slot) && bpf_get_file_xattr)
+		gate_ask(ns_index, slot);
+	return settle(ns, slot, hook, TSEM_VERDICT_UNASKED);
 }
 
 /*
- * The same in a hook that cannot sleep: only a verdict that is there already counts. One
- * that comes later distrusts the task.
+ * The same in a hook that cannot sleep. A verdict that comes after it has looked distrusts
+ * the task, if that is what it means, and hits its next event.
  */
-SHARED int allowed_now(__u32 ns_index, __u32 slot, __u16 hook)
+SHARED int allowed_now(struct tsem_namespace *ns, __u32 slot, __u16 hook)
 {
-	__u32 verdict = verdict_of(ns_index, slot, false);
-
-	return verdict == TSEM_VERDICT_UNASKED || settle(ns_index, slot, hook, verdict);
+	look(ns, slot);
+	return settle(ns, slot, hook, TSEM_VERDICT_UNWAITED);
 }
 
 #endif

@@ -182,6 +182,8 @@ func configure(spec *ebpf.CollectionSpec, sleepable []bool) error {
 		return err
 	}
 	spec.Maps["tasks"].MaxEntries = tasks
+	// Nobody decides in slot 0 (state.h).
+	spec.Maps["slots"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: bpf.Slot{Word: uint64(bpf.VerdictUnasked)}}}
 
 	var key [16]byte
 	if _, err := rand.Read(key[:]); err != nil {

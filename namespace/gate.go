@@ -56,7 +56,7 @@ func (c *Config) passing() uint64 {
 	if c.FailOpen {
 		return uint64(1)<<bpf.VerdictMax - 1&^(1<<verdict.Untrusted)
 	}
-	return 1 << verdict.Trusted
+	return 1<<verdict.Trusted | 1<<verdict.Unwaited
 }
 
 // deny returns the event types whose action is DENY, as the kernel half has them.
@@ -73,9 +73,10 @@ type doorkeeper struct {
 	judge  func(raw []byte) error // Namespace.judge
 	record event.Record           // scratch of that: who makes one for each event pays for its memory
 
-	slots *verdict.Slots
-	gate  atomic.Pointer[verdict.Gate] // the one that tasks ask now
-	over  atomic.Bool                  // no new gate any more
+	slots   *verdict.Slots
+	lookout *lookout
+	gate    atomic.Pointer[verdict.Gate] // the one that tasks ask now
+	over    atomic.Bool                  // no new gate any more
 
 	mu     sync.Mutex
 	gates  uint64            // that were made
@@ -99,6 +100,9 @@ func (n *Namespace) openGate() error {
 	var err error
 	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
 		return err
+	}
+	if !n.config.NoLook {
+		d.lookout = newLookout(n.watch)
 	}
 	if err := n.buildGate(); err != nil {
 		return err
@@ -233,14 +237,17 @@ func (n *Namespace) judge(raw []byte) (err error) {
 	if *r, err = event.Parse(raw); err != nil || r.Slot() == 0 {
 		return nil
 	}
-	switch v := n.config.Judge(r); {
-	case v == verdict.None:
+	v := n.config.Judge(r)
+	if v == verdict.None {
 		n.hurry() // the agent may need the record that the sink gets
-	case r.Kind() == event.KindAsync:
+		return nil
+	}
+	if r.Kind() == event.KindAsync {
 		_, _, _ = n.DecideAsync(r.Slot(), r.Ticket(), r.Tnum(), v)
-	default:
+	} else {
 		_, _ = n.Decide(r.Slot(), r.Ticket(), v)
 	}
+	n.door.lookout.call()
 	return nil
 }
 
@@ -304,6 +311,7 @@ func (d *doorkeeper) close() error {
 		return nil
 	}
 	d.shut()
+	d.lookout.end()
 	if d.guarded != nil {
 		d.endProcess()
 		<-d.guarded

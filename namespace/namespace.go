@@ -46,6 +46,7 @@ type Config struct {
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.
 	Judge    Judge
 	Deadline time.Duration // how long a task waits for its verdict; DefaultDeadline
+	NoLook   bool          // each event sleeps until it is judged; else a lookout makes that quicker, and uses up to one CPU
 	// The action of an event type says what becomes of an event that is not trusted, in
 	// time, and of all that an untrusted task does. DENY: it does not happen. LOG: it does.
 	Enforce  bool         // the action of all event types is DENY
@@ -114,6 +115,7 @@ type Namespace struct {
 type magazine interface {
 	ReadBatch(fn func(record []byte) error) (n int, err error)
 	Scan(fn func(record []byte) error) (n int, err error)
+	Await(limit time.Duration) bool
 	Wait(timeout time.Duration) error
 	Wake()
 	Drained() bool

@@ -67,6 +67,8 @@ func (m *memory) ReadBatch(fn func(record []byte) error) (n int, err error) {
 // Scan is for those who judge; nobody does here.
 func (m *memory) Scan(func(record []byte) error) (n int, err error) { return 0, nil }
 
+func (m *memory) Await(time.Duration) bool { return false }
+
 func (m *memory) Wait(timeout time.Duration) error {
 	select {
 	case <-m.wake:

@@ -45,7 +45,7 @@ type Magazine struct {
 	waiter  sync.Mutex   // Wait
 	scanner sync.Mutex   // Scan
 	reader  sync.Mutex   // ReadBatch
-	others  sync.RWMutex // Used, Drained, Wake
+	others  sync.RWMutex // Used, Drained, Wake, Await
 }
 
 // Open maps a ring buffer for reading. Reading goes on at the consumer position

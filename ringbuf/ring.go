@@ -107,6 +107,13 @@ func (r *ring) scan(closed *atomic.Bool, fn func(record []byte) error) (n int, e
 	return r.walk(&r.scanned, r.producer, closed, fn)
 }
 
+// fresh says whether the record that scan comes to next is complete. It may be called while
+// another goroutine scans; then it is about a record that this one may have had.
+func (r *ring) fresh() bool {
+	scanned := atomic.LoadUint64(&r.scanned)
+	return scanned != atomic.LoadUint64(r.producer) && scanned%headerSize == 0 && r.header(scanned)&busyFlag == 0
+}
+
 // walk hands the complete records between two positions to fn and moves the first along.
 // Records that come while it runs are left for the next call: otherwise a busy
 // producer could keep the caller here for ever.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
 // texts collects records.
@@ -155,5 +156,37 @@ func TestScanDoesNotAllocate(t *testing.T) {
 		_, _ = m.ReadBatch(nothing)
 	}); n != 0 {
 		t.Error(n)
+	}
+}
+
+// TestAwait: it sees a record that Scan has not had, complete, and none else; it gives up when
+// the time is over, and when the magazine is closed.
+func TestAwait(t *testing.T) {
+	s, m := newMagazineFor(t, 4096)
+	scan := func() {
+		t.Helper()
+		if _, err := m.Scan(func([]byte) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scan()
+	if m.Await(time.Millisecond) {
+		t.Error("a record in an empty magazine")
+	}
+	busy, _ := s.reserve(8)
+	if m.Await(time.Millisecond) {
+		t.Error("a record that is not complete")
+	}
+	go s.commit(busy, noWakeup)
+	if !m.Await(time.Hour) || !m.Await(0) {
+		t.Error("the record was not seen")
+	}
+	scan() // and leaves it in the ring
+	if m.Await(0) {
+		t.Error("a record that was scanned")
+	}
+	go m.Close()
+	if m.Await(time.Hour) {
+		t.Error("a record in a closed magazine")
 	}
 }

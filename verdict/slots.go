@@ -38,11 +38,12 @@ const (
 	Killed    = Verdict(bpf.VerdictKilled)    // the task is about to die
 	Closed    = Verdict(bpf.VerdictClosed)    // the namespace ends, or its agent failed
 	Unasked   = Verdict(bpf.VerdictUnasked)   // by the kernel half: the gate could not be used
+	Unwaited  = Verdict(bpf.VerdictUnwaited)  // by the kernel half: the hook could not wait for it
 )
 
 var verdicts = [bpf.VerdictMax]string{
 	None: "none", Trusted: "trusted", Untrusted: "untrusted", Late: "late", Killed: "killed", Closed: "closed",
-	Unasked: "unasked",
+	Unasked: "unasked", Unwaited: "unwaited",
 }
 
 // String returns the verdict in lower case, "verdict 9" if there is none of that value.

@@ -19,7 +19,7 @@ import (
 func TestVerdictString(t *testing.T) {
 	for v, want := range map[Verdict]string{
 		None: "none", Trusted: "trusted", Untrusted: "untrusted", Late: "late", Killed: "killed",
-		Closed: "closed", Unasked: "unasked", Unasked + 1: "verdict 7", 255: "verdict 255",
+		Closed: "closed", Unasked: "unasked", Unwaited: "unwaited", Unwaited + 1: "verdict 8", 255: "verdict 255",
 	} {
 		if got := v.String(); got != want {
 			t.Errorf("Verdict(%d) is %q, want %q", v, got, want)
@@ -51,7 +51,7 @@ func TestSlotsDecide(t *testing.T) {
 		"one slot too high":      {5 << 8, slots, 5, Trusted, "", ErrSlot, 5 << 8},
 		"a slot far too high":    {5 << 8, math.MaxUint32, 5, Trusted, "", ErrSlot, 5 << 8},
 		"no decision":            {5 << 8, 1, 5, None, "", ErrVerdict, 5 << 8},
-		"an unknown decision":    {5 << 8, 1, 5, Unasked + 1, "", ErrVerdict, 5 << 8},
+		"an unknown decision":    {5 << 8, 1, 5, Unwaited + 1, "", ErrVerdict, 5 << 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			all := make([]bpf.Slot, slots)

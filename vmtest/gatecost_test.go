@@ -47,6 +47,7 @@ func TestGateCost(t *testing.T) {
 		{"exported", inNamespace(t, namespace.Config{})},
 		{"fanotify", func(cmd *exec.Cmd) ([]byte, error) { return withFanotify(cmd, file) }},
 		{"seccomp", withSeccomp},
+		{"asleep", inNamespace(t, namespace.Config{Judge: trustAll, NoLook: true})},
 		{"gate", inNamespace(t, namespace.Config{Judge: trustAll})},
 	}
 	// Few for CI.

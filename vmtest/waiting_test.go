@@ -76,6 +76,8 @@ func laborer(labor string) {
 		openMany(n)
 	case "rename":
 		renameMany(n)
+	case "signal":
+		signalMany(n)
 	case "fill":
 		fillMagazine(n)
 	}
@@ -114,6 +116,32 @@ func openMany(n int) {
 		must(unix.Close(fd))
 	}
 	<-caught // at least one
+}
+
+// signalMany lets n threads, one after the other, open a file often and then send this process
+// the signal that is none; it says how many could not.
+func signalMany(n int) {
+	refused := 0
+	for range n {
+		ended := make(chan error)
+		go func() {
+			runtime.LockOSThread() // and ends with it: an untrusted thread is so until it ends
+			for range 20 {
+				fd, err := unix.Open(held, unix.O_RDONLY, 0)
+				must(err)
+				must(unix.Close(fd))
+			}
+			ended <- unix.Kill(os.Getpid(), 0)
+		}()
+		switch err := <-ended; err {
+		case nil:
+		case unix.EPERM:
+			refused++
+		default:
+			must(err)
+		}
+	}
+	fmt.Println(refused)
 }
 
 // fillMagazine does two things, one in a hook that can sleep and one in a hook that cannot,

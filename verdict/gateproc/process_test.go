@@ -102,9 +102,10 @@ func TestStartArguments(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	// In the value of index 2: id and flags, then 20 bytes more and wait (bpf/state.h).
-	const size = int(unsafe.Sizeof(bpf.Namespace{}))
-	want := fmt.Sprint(helperName, " ", 2*size+40, " ", 2*size+8, " 1 1000000000 ", noRegister)
+	// In the value of index 2.
+	const at = 2 * int(unsafe.Sizeof(bpf.Namespace{}))
+	var ns bpf.Namespace
+	want := fmt.Sprint(helperName, " ", at+int(unsafe.Offsetof(ns.Beat)), " ", at+int(unsafe.Offsetof(ns.Flags)), " 1 1000000000 ", noRegister)
 	if err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
 	}

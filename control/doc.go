@@ -11,9 +11,9 @@
 //
 // Section numbers are those of docs/spec/semantics.md. What is read is what TSEM v3 reads
 // and what its later versions added, which orchestrators of 2024 and 2025 write, except
-// for two defects of TSEM v3 (4.2, 7.2): an argument that is unknown, that does not belong
-// to the command or comes twice is refused, where v3 ignores it; and a command without the
-// arguments that it needs is refused, where v3 dereferences NULL.
+// for two defects of TSEM v3 (4.2, 7.2): an argument that is unknown or does not belong to the
+// command is refused, where v3 ignores it; and a command without the arguments that it needs
+// is refused, where v3 dereferences NULL.
 //
 // # Errors
 //

@@ -8,7 +8,7 @@
 //
 // A Server serves a tree of nodes to programs that read, write and poll: the control plane.
 // The gate (package verdict) has a loop of its own, which is short, and takes from here only
-// what requests and answers look like.
+// what requests and answers look like, and how such a file system is mounted.
 //
 // # What a Server relies on
 //

@@ -25,7 +25,8 @@ external_tma/N  The security events of namespace N: each read at offset 0 takes 
 
 // controlSize is the size that control says to have: more than anybody ever writes to one
 // descriptor, so that all writes end below it. Else the kernel would let one thread write at
-// a time, and a namespace that takes its time to make would hold up every verdict.
+// a time, and a namespace that takes its time to make would hold up every verdict. It still
+// does that with who truncates the file or appends to it, as shells do; orchestrators do not.
 const controlSize = 1 << 50
 
 // New returns the root of the file system, for fuse.NewServer.

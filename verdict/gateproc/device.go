@@ -9,12 +9,13 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 )
 
-const devicePath = "/dev/fuse"
-
-// ErrFUSE: this system does not let FUSE be used as it is; the text says what to change.
-var ErrFUSE = errors.New("FUSE cannot be used")
+// ErrFUSE is fuse.ErrFUSE: this system does not let FUSE be used as it is; the text says
+// what to change.
+var ErrFUSE = fuse.ErrFUSE
 
 // Open opens a new FUSE connection, for one gate: the descriptor for verdict.Config.Device
 // and Config.Device. It is not inherited by what this process executes, and must never be:
@@ -27,42 +28,15 @@ var ErrFUSE = errors.New("FUSE cannot be used")
 // the waiting tasks has to come first, above the programs' links. On 6.12 that was the
 // difference between 0.05 s and 4 s.
 func Open() (*os.File, error) {
-	fd, err := openDevice()
+	fd, err := fuse.OpenDevice()
 	if err != nil {
-		return nil, explainOpen(err)
+		return nil, err
 	}
 	fd, err = raise(fd)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", devicePath, err)
+		return nil, fmt.Errorf("open %s: %w", fuse.DevicePath, err)
 	}
-	return os.NewFile(uintptr(fd), devicePath), nil
-}
-
-func openDevice() (int, error) {
-	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		// The node comes with the module, and the module with whoever wants the file system.
-		if context, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC); err == nil {
-			_ = unix.Close(context)
-		}
-		fd, err = unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	}
-	return fd, err
-}
-
-func explainOpen(err error) error {
-	remedy := ""
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		remedy = "load the module fuse (modprobe fuse; CONFIG_FUSE_FS), and give a container the device (c 10 229)"
-	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		remedy = "load the module fuse (modprobe fuse), or use a kernel with CONFIG_FUSE_FS"
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		remedy = "run as root, and let the container use the device (c 10 229)"
-	default:
-		return fmt.Errorf("open %s: %w", devicePath, err)
-	}
-	return fmt.Errorf("open %s: %w: %w: %s", devicePath, err, ErrFUSE, remedy)
+	return os.NewFile(uintptr(fd), fuse.DevicePath), nil
 }
 
 // raise moves a descriptor above all others that are open now, as far as the limit on

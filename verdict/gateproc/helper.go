@@ -3,7 +3,6 @@
 package gateproc
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
@@ -55,7 +55,7 @@ func become(arguments []string) error {
 	if len(arguments) != 5 {
 		return fmt.Errorf("%s is started by tsem-bpf itself, not by hand", helperName)
 	}
-	mount, err := detached("fuse", gateOptions)
+	mount, err := fuse.Mount("fuse", 0, gateOptions...)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func become(arguments []string) error {
 		return err
 	}
 	if err := unix.Dup3(abort, fdAbort, 0); err != nil {
-		return fmt.Errorf("let go of %s: %w", devicePath, err)
+		return fmt.Errorf("let go of %s: %w", fuse.DevicePath, err)
 	}
 	if index := arguments[4]; index != noRegister {
 		if err := register(index); err != nil {
@@ -85,56 +85,9 @@ func become(arguments []string) error {
 	return fmt.Errorf("execute the gate program: %w", err)
 }
 
-// An option of a file system; without value it is a flag.
-type option struct{ name, value string }
-
 // Judged tasks of every user read the attribute: allow_other. Who may is not the mode's
 // business: no default_permissions.
-var gateOptions = []option{
-	{"fd", strconv.Itoa(fdDevice)},
-	{"rootmode", strconv.FormatUint(unix.S_IFDIR, 8)},
-	{"user_id", "0"},
-	{"group_id", "0"},
-	{"allow_other", ""},
-}
-
-// detached mounts a file system where nobody can see it: a mount of fsmount(2) is in no
-// mount namespace until somebody moves it there, and lives as long as a file of it is open.
-func detached(fs string, options []option) (int, error) {
-	context, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, explainMount(fs, fmt.Errorf("open file system %s: %w", fs, err))
-	}
-	defer unix.Close(context)
-	for _, o := range options {
-		if o.value == "" {
-			err = unix.FsconfigSetFlag(context, o.name)
-		} else {
-			err = unix.FsconfigSetString(context, o.name, o.value)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("set option %s=%s of file system %s: %w", o.name, o.value, fs, err)
-		}
-	}
-	if err := unix.FsconfigCreate(context); err != nil {
-		return -1, explainMount(fs, fmt.Errorf("create file system %s: %w", fs, err))
-	}
-	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return -1, explainMount(fs, fmt.Errorf("mount file system %s: %w", fs, err))
-	}
-	return mount, nil
-}
-
-func explainMount(fs string, err error) error {
-	switch {
-	case errors.Is(err, unix.ENODEV):
-		return fmt.Errorf("%w: %w: load the module fuse (modprobe fuse), or use a kernel with CONFIG_FUSE_FS", ErrFUSE, err)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: %w: CAP_SYS_ADMIN is needed, and no seccomp filter or LSM that refuses mounts of %s", ErrFUSE, err, fs)
-	}
-	return err
-}
+var gateOptions = append(fuse.Options(fdDevice), fuse.Option{Name: "allow_other"})
 
 // openAbort opens the file that ends the connection of a mount: N/abort in fusectl, where
 // N is the minor number of the mount's device (fs/fuse/control.c, fuse_ctl_add_conn).
@@ -144,7 +97,7 @@ func openAbort(mount int) (int, error) {
 	if err := unix.Statx(mount, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &stat); err != nil {
 		return -1, fmt.Errorf("find the number of the gate's connection: %w", err)
 	}
-	control, err := detached("fusectl", nil)
+	control, err := fuse.Mount("fusectl", 0)
 	if err != nil {
 		return -1, err
 	}

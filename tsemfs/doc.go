@@ -19,7 +19,8 @@
 //     stands behind, then the file ends. Without a record a read fails with ENODATA; nobody ever
 //     waits in one. poll(2) tells of records as long as there are any, and of a hang-up when there
 //     are none and never will be.
-//   - A record that reaches nobody, because who reads was killed, is the next one's.
+//   - A record that reaches nobody, because the connection was aborted, is still there. One that was
+//     read by a thread that is killed meanwhile is gone with it.
 //   - open(2) of id fails with ENOENT until whoever opens it has a namespace, which is found out
 //     each time.
 package tsemfs

@@ -51,14 +51,14 @@ func TestRead(t *testing.T) {
 
 func TestUnread(t *testing.T) {
 	q := queueOf(t, "first\n", "second\n")
-	killed, other := &reading{queue: q}, &reading{queue: q}
-	expectRead(t, killed, 0, 3, "fir", nil)
-	killed.Unread()
+	aborted, other := &reading{queue: q}, &reading{queue: q}
+	expectRead(t, aborted, 0, 3, "fir", nil)
+	aborted.Unread()
 	expectRead(t, other, 0, 3, "fir", nil)
 	expectRead(t, other, 3, 3, "st\n", nil)
 	other.Unread() // of the rest: it can be read again, and is no record
 	expectRead(t, other, 3, 3, "st\n", nil)
-	expectRead(t, killed, 3, 3, "", nil)
+	expectRead(t, aborted, 3, 3, "", nil)
 	expectRead(t, other, 0, 4096, "second\n", nil)
 	expectRead(t, other, 0, 4096, "", unix.ENODATA)
 	other.Unread() // of an error: it gave nothing away
@@ -151,7 +151,7 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-// TestQueue lets many append and many read, some of whom are killed: each record is read
+// TestQueue lets many append and many read, some of whose reads are aborted: each record is read
 // once, and nobody who polls is forgotten.
 func TestQueue(t *testing.T) {
 	const writers, readers, each = 4, 3, 500

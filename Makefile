@@ -142,10 +142,10 @@ wait-table: vm-setup build ## Ask each kernel which events can wait there: docs/
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -timeout 1h -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
-GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf
+GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf docs/metrics.md
 
 .PHONY: generate
-generate: clang-setup ## Compile the kernel half and the gate program, and generate what follows from them.
+generate: clang-setup ## Compile the kernel half and the gate program, and generate what follows from them and from code.
 	$(GO) generate ./...
 
 # The comparison is with the files as they are, committed or not.

@@ -385,17 +385,14 @@ func (e *Engine) Skipped() (map[string]uint64, error) {
 
 // allSkipped is Skipped since the kernel half was loaded.
 func (e *Engine) allSkipped() (map[string]uint64, error) {
+	runs, err := e.Runs()
 	skipped := make(map[string]uint64)
-	for name, program := range e.programs {
-		stats, err := program.Stats()
-		if err != nil {
-			return nil, fmt.Errorf("program %s: %w", name, err)
-		}
-		if stats.RecursionMisses > 0 {
-			skipped[name] = stats.RecursionMisses
+	for _, program := range runs {
+		if program.Skipped > 0 {
+			skipped[program.Name] = program.Skipped
 		}
 	}
-	return skipped, nil
+	return skipped, err
 }
 
 // Verified returns how many instructions the verifier walked for each program, by its

@@ -147,3 +147,25 @@ func TestInactive(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusOf: the status of a namespace is what a copy of its state says, each word of which
+// is there.
+func TestStatusOf(t *testing.T) {
+	ns := bpf.Namespace{
+		Id: 3, Keeper: 10, Flags: bpf.NamespaceExternal | bpf.NamespaceOrphaned, Tasks: 2, Raised: 9, Delivered: 4,
+		Refused: [len(bpf.Refusals)]uint64{2, 0, 0, 3},
+	}
+	ns.Shares[len(ns.Shares)-1].Read = 1
+	copied := copyOf(&ns)
+	if copied != ns {
+		t.Errorf("the copy is %+v", copied)
+	}
+	want := NamespaceStatus{ID: 3, Keeper: 10, External: true, Orphaned: true, Tasks: 2, Raised: 9, Delivered: 4, Refused: 5}
+	if got := StatusOf(&copied); got != want {
+		t.Errorf("the status is %+v, not %+v", got, want)
+	}
+	closed := bpf.Namespace{Flags: bpf.NamespaceClosed | bpf.NamespaceEnforcing}
+	if got := StatusOf(&closed); !got.Closed || !got.Enforcing || got.External || got.Orphaned {
+		t.Errorf("the status is %+v", got)
+	}
+}

@@ -3,22 +3,33 @@
 package loader
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
 // Status is what there is to say of the kernel half of a host.
 type Status struct {
+	ID         string            `json:"id"`         // Engine.ID
 	Version    string            `json:"version"`    // of the object
 	Folder     string            `json:"folder"`     // where it is pinned
+	Pinned     bool              `json:"pinned"`     // there, for those who come next; else somebody removed it while it was used
 	Stays      bool              `json:"stays"`      // also when nobody uses it
 	Tier       Tier              `json:"tier"`       //
 	Programs   int               `json:"programs"`   //
+	Detached   []string          `json:"detached"`   // programs of hooks whose links somebody removed: they do not run any more
 	Missing    []string          `json:"missing"`    // hooks that the kernel does not have
 	Memory     uint64            `json:"memory"`     // bytes of its maps, without those of namespaces
 	Keepers    []uint32          `json:"keepers"`    // their process ids, in the initial pid namespace
@@ -30,7 +41,8 @@ type NamespaceStatus struct {
 	ID        uint64 `json:"id"`
 	Keeper    uint32 `json:"keeper"` // process id; 0: it is gone
 	External  bool   `json:"external"`
-	Orphaned  bool   `json:"orphaned"` // enforcing, its keeper is gone
+	Enforcing bool   `json:"enforcing"` // what nobody can judge does not happen
+	Orphaned  bool   `json:"orphaned"`  // enforcing, its keeper is gone
 	Closed    bool   `json:"closed"`
 	Tasks     uint64 `json:"tasks"`
 	Raised    uint64 `json:"raised"`
@@ -38,12 +50,31 @@ type NamespaceStatus struct {
 	Refused   uint64 `json:"refused"`
 }
 
+// ID returns what tells this kernel half from every other one, of other hosts, boots and
+// installations too: 16 hexadecimal digits. It is the same from each process that uses it.
+func (e *Engine) ID() (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // as that of the host in containers
+	if err != nil {
+		return "", fmt.Errorf("tell this boot from others: %w", err)
+	}
+	// A map's id is not given again for 2^31 maps (kernel/bpf/syscall.c, bpf_map_alloc_id).
+	sum := sha256.Sum256(fmt.Appendf(boot, "%d", mapID(e.Map("namespaces"))))
+	return hex.EncodeToString(sum[:8]), nil
+}
+
 // Status returns the status of a kernel half that is pinned. What changes meanwhile may be in
 // it or not.
 func (e *Engine) Status() (*Status, error) {
 	s := &Status{
 		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs),
-		Missing: append([]string{}, e.Missing()...), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
+		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
+	}
+	var err error
+	if s.ID, err = e.ID(); err != nil {
+		return nil, err
+	}
+	if s.Detached, err = e.detached(s.Pinned); err != nil {
+		return nil, err
 	}
 	for name, m := range e.maps {
 		info, err := m.Info()
@@ -59,21 +90,87 @@ func (e *Engine) Status() (*Status, error) {
 		s.Keepers = append(s.Keepers, keeper)
 	}
 	slices.Sort(s.Keepers)
-	e.namespaces(func(_ uint32, ns *bpf.Namespace) { s.Namespaces = append(s.Namespaces, namespaceStatus(ns)) })
+	for _, ns := range e.States() {
+		s.Namespaces = append(s.Namespaces, StatusOf(&ns))
+	}
 	return s, keepers.Err()
 }
 
-func namespaceStatus(ns *bpf.Namespace) NamespaceStatus {
-	flags := atomic.LoadUint32(&ns.Flags)
-	s := NamespaceStatus{
-		ID: ns.Id, Keeper: ns.Keeper, External: flags&bpf.NamespaceExternal != 0, Closed: flags&bpf.NamespaceClosed != 0,
-		Orphaned: flags&bpf.NamespaceOrphaned != 0,
-		Tasks:    atomic.LoadUint64(&ns.Tasks), Raised: atomic.LoadUint64(&ns.Raised), Delivered: atomic.LoadUint64(&ns.Delivered),
+// detached returns the programs that were attached and have no link any more, as far as this
+// process can know: another one may hold links that are not pinned.
+func (e *Engine) detached(pinned bool) ([]string, error) {
+	detached := []string{}
+	var names []string
+	if pinned {
+		var err error
+		if names, err = e.pins.names(e.pins.folder()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	for i := range ns.Refused {
-		s.Refused += atomic.LoadUint64(&ns.Refused[i])
+	for name, program := range e.programs {
+		if program.Type() != ebpf.Syscall && e.links[name] == nil && !slices.Contains(names, pinLink+name) {
+			detached = append(detached, name)
+		}
+	}
+	slices.Sort(detached)
+	return detached, nil
+}
+
+// States returns the states of the namespaces that there are, by index. They are copies; each
+// number in one is right, but they are not read at one instant.
+func (e *Engine) States() (all []bpf.Namespace) {
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) { all = append(all, copyOf(ns)) })
+	return all
+}
+
+// copyOf copies a state that the kernel half is counting in.
+func copyOf(ns *bpf.Namespace) (copied bpf.Namespace) {
+	const words = unsafe.Sizeof(copied) / 8 // of which it is made
+	from, to := (*[words]uint64)(unsafe.Pointer(ns)), (*[words]uint64)(unsafe.Pointer(&copied))
+	for i := range from {
+		to[i] = atomic.LoadUint64(&from[i])
+	}
+	return copied
+}
+
+// StatusOf returns what Status says of a namespace in such a state.
+func StatusOf(ns *bpf.Namespace) NamespaceStatus {
+	s := NamespaceStatus{
+		ID: ns.Id, Keeper: ns.Keeper,
+		External: ns.Flags&bpf.NamespaceExternal != 0, Enforcing: ns.Flags&bpf.NamespaceEnforcing != 0,
+		Orphaned: ns.Flags&bpf.NamespaceOrphaned != 0, Closed: ns.Flags&bpf.NamespaceClosed != 0,
+		Tasks: ns.Tasks, Raised: ns.Raised, Delivered: ns.Delivered,
+	}
+	for _, count := range ns.Refused {
+		s.Refused += count
 	}
 	return s
+}
+
+// ProgramStatus says what became of the runs of a program.
+type ProgramStatus struct {
+	Name    string // that of its hook
+	Runs    uint64 // while the kernel counts them (sysctl kernel.bpf_stats_enabled)
+	Time    time.Duration
+	Skipped uint64 // because the same one was already running on that CPU; see Skipped
+}
+
+// Runs returns the programs that are attached when the kernel half is whole, by name, since they
+// were loaded.
+func (e *Engine) Runs() ([]ProgramStatus, error) {
+	var all []ProgramStatus
+	for name, program := range e.programs {
+		if program.Type() == ebpf.Syscall {
+			continue
+		}
+		stats, err := program.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("program %s: %w", name, err)
+		}
+		all = append(all, ProgramStatus{name, stats.RunCount, stats.Runtime, stats.RecursionMisses})
+	}
+	slices.SortFunc(all, func(a, b ProgramStatus) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
 }
 
 // Stay says whether the kernel half stays when nobody uses it. To be called between Open and

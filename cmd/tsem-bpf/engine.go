@@ -54,11 +54,15 @@ func (c *engineStatus) Run(std *streams) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
+	row("id", "%s", s.ID)
 	row("version", "%s", s.Version)
 	row("folder", "%s", s.Folder)
 	row("stays", "%s", map[bool]string{true: "until it is removed", false: "as long as a tsem-bpf runs"}[s.Stays])
 	row("tier", "%s", s.Tier)
 	row("programs", "%d", s.Programs)
+	if len(s.Detached) > 0 {
+		row("detached", "%s", strings.Join(s.Detached, " "))
+	}
 	if len(s.Missing) > 0 {
 		row("missing hooks", "%s", strings.Join(s.Missing, " "))
 	}

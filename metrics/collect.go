@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tma"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+// An emitter sends series with the same first labels.
+type emitter struct {
+	out    chan<- prometheus.Metric
+	labels []string
+}
+
+func (e emitter) put(f *family, value float64, labels ...string) {
+	e.out <- prometheus.MustNewConstMetric(f.desc, f.kind, value, append(slices.Clip(e.labels), labels...)...)
+}
+
+func (e emitter) count(f *family, count uint64, labels ...string) {
+	e.put(f, float64(count), labels...)
+}
+
+// counts sends one series for each value of the last label of a family.
+func (e emitter) counts(f *family, counts ...uint64) {
+	for i, value := range f.labels[len(f.labels)-1].values {
+		e.count(f, counts[i], value)
+	}
+}
+
+func (e emitter) is(f *family, yes bool, labels ...string) {
+	value := 0.0
+	if yes {
+		value = 1
+	}
+	e.put(f, value, labels...)
+}
+
+// engineCollector shows what the kernel half counts.
+type engineCollector struct {
+	read func() (*Snapshot, error)
+}
+
+// NewEngineCollector returns the collector of a whole engine, of which it reads a Snapshot at
+// each scrape: Reader.Read. Where that fails the scrape does.
+func NewEngineCollector(read func() (*Snapshot, error)) prometheus.Collector {
+	return &engineCollector{read}
+}
+
+// Describe sends nothing: which namespaces there are nobody knows before.
+func (*engineCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends all series of the engine.
+func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
+	s, err := c.read()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(engineInfo.desc, err)
+		return
+	}
+	e := emitter{out, []string{s.Status.ID}}
+	found := make(map[ProblemKind]uint64)
+	for _, p := range s.Problems() {
+		found[p.Kind]++
+	}
+	for _, kind := range problemKinds {
+		e.count(problems, found[kind], string(kind))
+	}
+	e.put(engineInfo, 1, s.Status.Version, string(s.Status.Tier), s.Support.Kernel)
+	e.count(engineMemory, s.Status.Memory)
+	e.count(keepers, uint64(len(s.Status.Keepers)))
+	e.count(namespaces, uint64(len(s.States)))
+	for _, hook := range s.Support.Hooks {
+		if hook.Present || slices.Contains(s.Status.Missing, hook.Name) {
+			e.is(hookAttached, hook.Present && !slices.Contains(s.Status.Detached, hook.Name), hook.Name)
+		}
+	}
+	for _, p := range s.Runs {
+		e.count(programRuns, p.Runs, p.Name)
+		e.put(programSeconds, p.Time.Seconds(), p.Name)
+		e.count(programSkipped, p.Skipped, p.Name)
+	}
+	waiting := s.waiting()
+	for i := range s.States {
+		ns := &s.States[i]
+		s.collect(emitter{out, append(slices.Clip(e.labels), id(ns.Id))}, ns, waiting[ns.Id])
+	}
+}
+
+func id(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// collect sends the series of a namespace.
+func (s *Snapshot) collect(e emitter, ns *bpf.Namespace, waiting waits) {
+	status := loader.StatusOf(ns)
+	e.put(namespaceInfo, 1, id(uint64(status.Keeper)), strconv.FormatBool(status.External), strconv.FormatBool(status.Enforcing))
+	e.is(namespaceState, !status.Orphaned && !status.Closed, stateKept)
+	e.is(namespaceState, status.Orphaned && !status.Closed, stateOrphaned)
+	e.is(namespaceState, status.Closed, stateClosed)
+	e.put(heartbeatAge, s.silence(ns).Seconds())
+	e.count(tasks, ns.Tasks)
+	e.count(tasksWaiting, waiting.tasks)
+	e.put(longestWait, waiting.longest.Seconds())
+
+	e.count(eventsRaised, ns.Raised)
+	e.count(eventsDelivered, ns.Delivered)
+	e.counts(eventsRefused, ns.Refused[:]...)
+	e.count(eventsCut, ns.Cut)
+	e.count(eventsDelayed, ns.Waited)
+	e.count(eventsLogged, ns.Logged)
+	e.count(eventsDenied, ns.Denied)
+	e.count(innerCalls, ns.Inner)
+	e.counts(verdicts, ns.Verdicts[verdict.Trusted:]...)
+	e.count(lateReleases, ns.Late)
+	e.count(tasksLost, ns.TasksLost)
+	e.count(execsLost, ns.ExecsLost)
+	e.count(creationsLost, ns.CreationsLost)
+	e.counts(digests, ns.DigestsIma, ns.DigestsCached, ns.DigestsWanted, ns.DigestsVolatile)
+
+	all, fullest := unread(ns)
+	e.count(magazineSize, uint64(ns.Magazine))
+	e.count(magazineReserve, uint64(ns.Reserve))
+	e.count(magazineUnread, all)
+	e.count(magazineShare, uint64(ns.Share))
+	e.count(magazineFullest, fullest)
+}
+
+// Own is what the keeper of a namespace alone knows of it.
+type Own struct {
+	Totals      namespace.Totals // Written: lines that the output took
+	Gate        verdict.Stats    // zero where nobody waits for verdicts
+	Gates       uint64
+	Agent       tma.Stats // zero if the agent is no process
+	AgentFailed bool
+	Stuck       time.Duration // how long the write under way has taken
+}
+
+// keeperCollector shows what the keeper of a namespace counts.
+type keeperCollector struct {
+	labels []string
+	read   func() Own
+}
+
+// NewKeeperCollector returns the collector of the keeper of a namespace of an engine, both
+// with their ids. read may be called from any goroutine.
+func NewKeeperCollector(engine string, namespace uint64, read func() Own) prometheus.Collector {
+	return &keeperCollector{[]string{engine, id(namespace)}, read}
+}
+
+// Describe sends nothing, as that of the engine.
+func (*keeperCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends all series of the keeper.
+func (c *keeperCollector) Collect(out chan<- prometheus.Metric) {
+	own := c.read()
+	e := emitter{out, c.labels}
+	t, d := &own.Totals, &own.Totals.Digests
+	e.count(keeperRead, t.Balance.Delivered)
+	e.count(keeperEarlier, t.Earlier)
+	e.count(keeperWritten, t.Written)
+	e.count(keeperOmitted, t.Omitted)
+	e.count(keeperLost, t.Balance.Lost)
+	e.count(keeperNameless, t.Balance.Nameless)
+	e.count(keeperUnreadable, t.Unreadable)
+	e.is(keeperHeld, t.Held)
+	e.count(keeperTaskIDsLost, t.TaskIDsLost)
+	e.count(keeperTaskIDsUnshared, t.Unshared)
+	e.put(keeperOutputStuck, own.Stuck.Seconds())
+	e.counts(keeperDigests, d.Exact, d.Cached, d.Changed, d.Unsettled, d.Unavailable, d.Overloaded, d.Cancelled)
+	e.count(keeperDigestFiles, d.Computed)
+	e.count(keeperDigestBytes, d.Bytes)
+	e.counts(keeperUndigested, t.Late, t.Crowded)
+	e.count(keeperGates, own.Gates)
+	e.counts(keeperAsked, own.Gate.Immediate, own.Gate.Slept)
+	e.counts(keeperEnded, own.Gate.Late, own.Gate.Killed)
+	e.count(keeperSignals, own.Gate.Interrupted)
+	e.count(keeperGone, own.Gate.Gone)
+	e.count(keeperBad, own.Gate.Bad)
+	e.is(keeperAgentFailed, own.AgentFailed)
+	e.counts(keeperReplies, own.Agent.Decided, own.Agent.Late)
+}

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+//go:generate go run ./mkdoc ../docs/metrics.md

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
+)
+
+// ProblemKind is a kind of Problem, a value of the label "problem".
+type ProblemKind string
+
+// The kinds of problems.
+const (
+	Removed  ProblemKind = "removed"  // the kernel half is not pinned any more
+	Detached ProblemKind = "detached" // hooks do not call it any more
+	Orphaned ProblemKind = "orphaned" // tasks are held back, and nobody judges them
+	Silent   ProblemKind = "silent"   // a keeper does not work, and tasks wait for it
+	Full     ProblemKind = "full"     // a keeper does not keep up, and events find no room
+)
+
+var problemKinds = []ProblemKind{Removed, Detached, Orphaned, Silent, Full}
+
+// Problem is something that keeps events from being described or judged at the moment, and that
+// somebody has to do something about.
+type Problem struct {
+	Kind      ProblemKind `json:"problem"`
+	Namespace uint64      `json:"namespace,omitempty"` // 0: all of them
+	Text      string      `json:"text"`                // what is wrong and what to do, for people
+}
+
+// silentAfter is the time of twenty beats (namespace/gate.go, beatEvery), for machines may be busy.
+const silentAfter = 5 * time.Second
+
+// Problems returns what is wrong on the host, the most general first. What is over is none: events
+// that were refused stand in the account of their namespace.
+func (s *Snapshot) Problems() (all []Problem) {
+	found := func(kind ProblemKind, namespace uint64, format string, args ...any) {
+		all = append(all, Problem{kind, namespace, fmt.Sprintf(format, args...)})
+	}
+	if !s.Status.Pinned {
+		found(Removed, 0, "the kernel half was removed while it was in use: end the processes that use it, and start them again")
+	} else if len(s.Status.Detached) > 0 {
+		found(Detached, 0, "somebody removed the links of %s: end all tsem-bpf, tsem-bpf engine remove, and start them again",
+			strings.Join(s.Status.Detached, " "))
+	}
+	for i := range s.States {
+		ns := &s.States[i]
+		status := loader.StatusOf(ns)
+		if status.Closed {
+			continue
+		}
+		if status.Orphaned && status.Keeper == 0 && status.Tasks > 0 {
+			found(Orphaned, ns.Id, "namespace %d has no keeper and holds %d tasks back: tsem-bpf run --takeover %d, or tsem-bpf ns end %d",
+				ns.Id, ns.Tasks, ns.Id, ns.Id)
+			continue
+		}
+		if silence := s.silence(ns); silence > silentAfter {
+			found(Silent, ns.Id, "process %d, the keeper of namespace %d, has not been seen at work for %v: look whether it is stopped",
+				ns.Keeper, ns.Id, silence.Round(time.Second))
+		}
+		if bytes, _ := unread(ns); ns.Magazine > 0 && bytes >= uint64(ns.Magazine-ns.Reserve) {
+			found(Full, ns.Id, "process %d, the keeper of namespace %d, does not keep up: %d bytes are unread; look at who reads its output",
+				ns.Keeper, ns.Id, bytes)
+		}
+	}
+	return all
+}

@@ -16,7 +16,7 @@ struct tsem_task_id {
 /*
  * Namespaces that can live at the same time. One costs a value here and a pointer
  * in each array of maps; ids are never reused, indices are. Index 0 is no namespace, so
- * that 0 can mean that; its id is the last one that was given.
+ * that 0 can mean that; its id is the last one that was given, its `delivered` the size of `task_ids`.
  */
 #define TSEM_NAMESPACES_MAX 1024
 
@@ -62,8 +62,8 @@ struct tsem_share {
 
 /*
  * Value of map `namespaces`. The daemon writes the first part once, before any
- * task is in the namespace; TSEM_NS_CLOSED and TSEM_NS_ORPHANED come later, from the daemon
- * or from the kernel half. The kernel half counts in the second part. When nothing is under way:
+ * task is in the namespace; the keeper, TSEM_NS_CLOSED and TSEM_NS_ORPHANED change later, by the
+ * daemon or by the kernel half, which counts in the second part. When nothing is under way:
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {

@@ -32,6 +32,7 @@ type Status struct {
 	Detached   []string          `json:"detached"`   // programs of hooks whose links somebody removed: they do not run any more
 	Missing    []string          `json:"missing"`    // hooks that the kernel does not have
 	Memory     uint64            `json:"memory"`     // bytes of its maps, without those of namespaces
+	TaskIDs    uint64            `json:"task_ids"`   // that all know; there is room for 131,072
 	Keepers    []uint32          `json:"keepers"`    // their process ids, in the initial pid namespace
 	Namespaces []NamespaceStatus `json:"namespaces"` // by index
 }
@@ -67,7 +68,7 @@ func (e *Engine) ID() (string, error) {
 func (e *Engine) Status() (*Status, error) {
 	s := &Status{
 		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs),
-		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
+		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
 	}
 	var err error
 	if s.ID, err = e.ID(); err != nil {

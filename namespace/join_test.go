@@ -35,6 +35,8 @@ type alone struct{}
 
 func (alone) TaskID(uint64) (id [taskid.Room]byte, known bool) { return id, false }
 
+func (alone) TaskIDs() uint64 { return 0 }
+
 func (alone) ShareTaskID(uint64, [taskid.Room]byte) error { return nil }
 
 // delivery is what a sink was given.

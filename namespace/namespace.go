@@ -76,7 +76,7 @@ const (
 	endWait = 5 * time.Second
 )
 
-// Namespace is one modeling namespace and its keeper. New makes it, Start puts a
+// Namespace is one modeling namespace and its keeper. New makes it, or TakeOver; Start puts a
 // task into it, Export reads it, Shut ends the modeling and Close gives everything
 // back. One goroutine may be in Export or Read; the other methods may be called from
 // anywhere, Totals and Tasks also after Close.

@@ -10,7 +10,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 )
@@ -19,10 +18,7 @@ const (
 	// maxTaskIDs bounds the memory for identities to some 150 MB. A host reaches it with
 	// a million different programs, parents and credentials.
 	maxTaskIDs = 1 << 20
-	// askAgain is how long the store is not asked again for a TASK_ID that it did not have.
-	// Else each event that shows it would cost a system call.
-	askAgain = 100 * time.Millisecond
-	// maxAsked bounds the memory for those to some 5 MB.
+	// maxAsked bounds the memory for identities that nobody knows to some 2 MB.
 	maxAsked = 1 << 16
 )
 
@@ -42,23 +38,24 @@ type Store interface {
 	TaskID(identity uint64) (id [Room]byte, known bool)
 	// ShareTaskID makes a TASK_ID known to all, unless that of its identity is.
 	ShareTaskID(identity uint64, id [Room]byte) error
+	// TaskIDs returns how many are known, without a system call.
+	TaskIDs() uint64
 }
 
 // Room is the length of the longest TASK_ID, that of SHA-512.
 const Room = 64
 
 // Table knows the TASK_IDs that stand behind the identities of the kernel half: those that
-// it has computed, and those that it was told by the store, which it asks once for each. It
+// it has computed, and those that it was told by the store. It
 // implements event.TaskIDs. One goroutine at a time; make it with NewTable.
 type Table struct {
 	hash    crypto.Hash
 	mapper  *event.Mapper
 	store   Store
-	now     func() time.Time
 	zeros   []byte
 	unknown []byte // all f: a TASK_ID that there is, but that nobody can know
 	ids     map[uint64][]byte
-	asked   map[uint64]time.Time // when the store was asked in vain
+	asked   map[uint64]uint64 // how many the store knew when it was asked in vain
 }
 
 // NewTable returns an empty table for a namespace with the given digest function.
@@ -66,11 +63,10 @@ func NewTable(hash crypto.Hash, store Store) *Table {
 	t := &Table{
 		hash:    hash,
 		store:   store,
-		now:     time.Now,
 		zeros:   make([]byte, hash.Size()),
 		unknown: bytes.Repeat([]byte{0xff}, hash.Size()),
 		ids:     make(map[uint64][]byte),
-		asked:   make(map[uint64]time.Time),
+		asked:   make(map[uint64]uint64),
 	}
 	t.mapper = event.NewMapper(event.Current, hash, t) // no dialect hashes an exec in another way
 	return t
@@ -95,15 +91,17 @@ func (t *Table) find(identity uint64) []byte {
 	if id, ok := t.ids[identity]; ok {
 		return id
 	}
-	if last, ok := t.asked[identity]; ok && t.now().Sub(last) < askAgain {
+	// An event of a task without TASK_ID is not to cost a system call, unless there is news.
+	known := t.store.TaskIDs()
+	if before, ok := t.asked[identity]; ok && before == known {
 		return nil
 	}
-	id, known := t.store.TaskID(identity)
-	if !known {
+	id, ok := t.store.TaskID(identity)
+	if !ok {
 		if len(t.asked) >= maxAsked {
 			clear(t.asked)
 		}
-		t.asked[identity] = t.now()
+		t.asked[identity] = known
 		return nil
 	}
 	own := bytes.Clone(id[:t.hash.Size()])

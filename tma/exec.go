@@ -99,8 +99,8 @@ func New(args []string, stuck time.Duration, stderr io.Writer) (*Exec, error) {
 }
 
 // Start starts the process, in a process group of its own: what is typed at the terminal
-// is for the workload. It is called once, before anything has to be judged, by a thread
-// whose children are not modeled.
+// is for the workload. It is called once, before anybody waits for the agent or a record is
+// handed to it, by a thread whose children are not modeled.
 func (a *Exec) Start(decide Decide, decideAsync DecideAsync) error {
 	a.waits.decide, a.waits.decideAsync = decide, decideAsync
 	in, stdin, err := os.Pipe()

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -193,6 +194,22 @@ func TestBirthsEnd(t *testing.T) {
 	}
 }
 
+// piped starts a command whose standard input and output are the test's.
+func piped(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser) {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdout, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return stdin, stdout
+}
+
 // keeperWithID starts tsem-bpf with the process id that another one had.
 func keeperWithID(t *testing.T, pid int) *exec.Cmd {
 	t.Helper()
@@ -203,17 +220,7 @@ func keeperWithID(t *testing.T, pid int) *exec.Cmd {
 		// Only the right one goes on to be a keeper.
 		cmd := exec.Command("sh", "-c", "read go && exec tsem-bpf run -o /dev/null -- sh -c 'echo kept; exec sleep 1000'")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		stdin, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		stdin, stdout := piped(t, cmd)
 		if cmd.Process.Pid != pid {
 			_ = stdin.Close()
 			_ = cmd.Wait()
@@ -236,18 +243,8 @@ func keeperWithID(t *testing.T, pid int) *exec.Cmd {
 func TestKeeperOfSameID(t *testing.T) {
 	needExternal(t)
 	cmd := exec.Command("tsem-bpf", "run", "--external", "--enforce", "--deadline", "2m", "-o", "/dev/null", "--", "sh", "-c", "echo $$; read wait")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := piped(t, cmd)
 	defer stdin.Close()
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	var task int
 	if _, err := fmt.Fscan(stdout, &task); err != nil {
 		t.Fatal(err)

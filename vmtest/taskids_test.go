@@ -82,17 +82,7 @@ func TestTaskIDsOfOthers(t *testing.T) {
 			}
 			cmd := exec.Command(words[0], words[1:]...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			stdin, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
+			stdin, stdout := piped(t, cmd)
 			defer func() {
 				_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 				_ = cmd.Wait()

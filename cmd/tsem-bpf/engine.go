@@ -67,6 +67,7 @@ func (c *engineStatus) Run(std *streams) error {
 		row("missing hooks", "%s", strings.Join(s.Missing, " "))
 	}
 	row("memory", "%.1f MiB", float64(s.Memory)/(1<<20))
+	row("TASK_IDs", "%d", s.TaskIDs)
 	row("keepers", "%s", strings.Trim(fmt.Sprint(s.Keepers), "[]"))
 	row("namespaces", "%d", len(s.Namespaces))
 	if err := t.Flush(); err != nil || len(s.Namespaces) == 0 {

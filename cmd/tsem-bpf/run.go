@@ -39,7 +39,8 @@ docs/blocking.md.
 
 Exit status: that of CMD, 128+N if signal N ended it; 127 if there is no CMD, 126
 if it cannot be run, 125 if tsem-bpf itself failed (also when a record could not
-be written, or the agent failed), 2 for a wrong flag.
+be written, or the agent failed), 2 for a wrong flag. With --takeover it is 0, if
+not 125 or 2.
 
 Examples:
   tsem-bpf run -- ls -l /etc

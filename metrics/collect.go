@@ -3,8 +3,10 @@
 package metrics
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -93,6 +95,30 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 		ns := &s.States[i]
 		s.collect(emitter{out, append(slices.Clip(e.labels), id(ns.Id))}, ns, waiting[ns.Id])
 	}
+}
+
+// Series returns the values of all series of the engine, by name and labels as Prometheus writes
+// them: tsem_tasks{engine="0123456789abcdef",namespace="3"}.
+func (s *Snapshot) Series() (map[string]float64, error) {
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(NewEngineCollector(func() (*Snapshot, error) { return s, nil })); err != nil {
+		return nil, err
+	}
+	found, err := registry.Gather()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]float64)
+	for _, f := range found {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			all[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one is nil
+		}
+	}
+	return all, nil
 }
 
 func id(n uint64) string { return strconv.FormatUint(n, 10) }

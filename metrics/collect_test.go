@@ -165,6 +165,26 @@ tsem_hook_attached{engine="e",hook="task_kill"} 0
 	}
 }
 
+// TestSeries: what is not scraped has the same names and values.
+func TestSeries(t *testing.T) {
+	all, err := snapshot().Series()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(gather(t, engineOf(snapshot()))); len(all) != n {
+		t.Errorf("%d series, not %d", len(all), n)
+	}
+	for name, want := range map[string]float64{
+		`tsem_tasks{engine="e",namespace="3"}`:                    2,
+		`tsem_program_runs_total{engine="e",program="file_open"}`: 5,
+		`tsem_problems{engine="e",problem="full"}`:                0,
+	} {
+		if got, there := all[name]; !there || got != want {
+			t.Errorf("%s is %v, not %v", name, got, want)
+		}
+	}
+}
+
 // TestUnreadable: what cannot be read makes the scrape fail; nothing is shown as 0.
 func TestUnreadable(t *testing.T) {
 	cause := errors.New("no")

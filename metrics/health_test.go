@@ -3,7 +3,9 @@
 package metrics
 
 import (
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,5 +72,18 @@ func TestProblems(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestProblemsExplained: docs/monitoring.md says of each kind what it means.
+func TestProblemsExplained(t *testing.T) {
+	text, err := os.ReadFile("../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range problemKinds {
+		if !strings.Contains(string(text), "\n| "+string(kind)+" | ") {
+			t.Errorf("%s is not explained", kind)
+		}
 	}
 }

@@ -107,6 +107,16 @@ func (s *Snapshot) silence(ns *bpf.Namespace) time.Duration {
 	return max(0, s.Mono-time.Duration(ns.Beat))
 }
 
+// Waiting returns how many tasks of the host wait for a verdict, and for how long the first of
+// them has.
+func (s *Snapshot) Waiting() (tasks uint64, longest time.Duration) {
+	for _, w := range s.waiting() {
+		tasks += w.tasks
+		longest = max(longest, w.longest)
+	}
+	return tasks, longest
+}
+
 // waits are the waits of a namespace.
 type waits struct {
 	tasks   uint64

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -50,7 +51,12 @@ func (c *engineStatus) Run(std *streams) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(s)
 	}
-	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	return printEngine(std.out, s)
+}
+
+// printEngine prints what the kernel half says of itself.
+func printEngine(w io.Writer, s *loader.Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}

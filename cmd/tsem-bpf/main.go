@@ -19,7 +19,7 @@ import (
 
 // Exit statuses of tsem-bpf itself, as env(1) and timeout(1) have them.
 const (
-	exitUnusable    = 1   // check: this kernel cannot be used as it is; release: no such event waits
+	exitUnusable    = 1   // check: this kernel cannot be used as it is; release: no such event waits; status: something is wrong
 	exitUsage       = 2   // wrong flag or argument
 	exitFailed      = 125 // tsem-bpf failed
 	exitNotRunnable = 126 // CMD is there and cannot be run
@@ -33,6 +33,8 @@ type commands struct {
 
 	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
+
+	Status statusCommand `cmd:"" help:"Tell whether all is well with tsem-bpf on this host, or what is not."`
 
 	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
 

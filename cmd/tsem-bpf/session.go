@@ -21,6 +21,8 @@ import (
 
 // exportFlags are the flags of every command that writes records.
 type exportFlags struct {
+	monitorFlags
+
 	Output       string        `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only; a symbolic link is not followed."`
 	Dialect      string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
 	Digest       string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files, TASK_IDs and coefficients (${enum}). Only sha256 can come from IMA."`
@@ -81,6 +83,7 @@ type session struct {
 	engine    *loader.Engine
 	namespace *namespace.Namespace
 	output    *output
+	monitor   monitor
 	agent     *tma.Exec // nil: none that is a process
 	agentTold bool      // that it has failed
 	cancel    context.CancelFunc
@@ -102,6 +105,9 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 	if s.output, err = newOutput(flags.Output, std.out); err != nil {
 		return nil, err
 	}
+	if s.monitor.server, err = flags.listen(); err != nil {
+		return nil, errors.Join(err, s.output.close())
+	}
 	if s.engine, err = loader.Open(); err == nil {
 		if external.Takeover != 0 {
 			s.namespace, err = namespace.TakeOver(s.engine, external.Takeover, config.Judge, config.Deadline)
@@ -117,6 +123,9 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 	}
 	if err == nil && s.agent != nil {
 		err = s.agent.Start(s.namespace.Decide, s.namespace.DecideAsync)
+	}
+	if err == nil {
+		err = s.monitor.serve(s, std.err)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
@@ -139,6 +148,7 @@ func (s *session) export() {
 	if s.agent != nil {
 		w = io.MultiWriter(s.agent, s.output) // first to who is waited for
 	}
+	s.monitor.describing.Store(true)
 	go func() {
 		defer close(s.exported)
 		s.exportErr = s.namespace.Export(ctx, s.dialect, w)
@@ -156,6 +166,7 @@ func (s *session) end(told bool) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	s.monitor.describing.Store(false)
 	s.namespace.Shut()
 	s.drain(told)
 	s.endAgent()
@@ -228,6 +239,7 @@ func (s *session) close() error {
 	if s.namespace != nil {
 		errs = append(errs, s.namespace.Close())
 	}
+	errs = append(errs, s.monitor.close()) // before the kernel half, which it reads
 	if s.engine != nil {
 		errs = append(errs, s.engine.Close())
 	}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
+)
+
+// A watched is a tsem-bpf run --metrics whose CMD does something and then nothing any more, until
+// it is killed, which raises no event.
+type watched struct {
+	*exec.Cmd
+	address string
+	records string
+	stderr  bytes.Buffer
+	sleeper int // the process id of CMD
+}
+
+// freeAddress returns an address at which nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func watch(t *testing.T, flags ...string) *watched {
+	t.Helper()
+	w := &watched{address: freeAddress(t), records: filepath.Join(t.TempDir(), "events.json")}
+	words := append([]string{"run", "--metrics", w.address, "-o", w.records}, flags...)
+	w.Cmd = exec.Command("tsem-bpf", append(words, "--", "sh", "-c", "cat /etc/hostname >/dev/null; echo $$; exec sleep 1000")...)
+	w.Stderr = &w.stderr
+	w.WaitDelay = time.Second // CMD has the other end of stderr
+	stdout, err := w.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if w.sleeper != 0 {
+			_ = unix.Kill(w.sleeper, unix.SIGKILL)
+		}
+		_ = w.Process.Kill()
+		_ = w.Wait()
+	})
+	if _, err := fmt.Fscan(bufio.NewReader(stdout), &w.sleeper); err != nil {
+		t.Fatalf("%v: %s", err, w.stderr.String())
+	}
+	waitFor(t, "rest of CMD", 2*time.Minute, func() bool {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", w.sleeper))
+		return err == nil && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_CLOCK_NANOSLEEP, " "))
+	})
+	return w
+}
+
+// ask returns the status and text of an answer.
+func (w *watched) ask(t *testing.T, path string) (int, string) {
+	t.Helper()
+	answer, err := http.Get("http://" + w.address + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(text)
+}
+
+// scrape returns all series, by name and labels.
+func (w *watched) scrape(t *testing.T) map[string]float64 {
+	t.Helper()
+	status, text := w.ask(t, "/metrics")
+	if status != http.StatusOK {
+		t.Fatalf("status %d: %s", status, text)
+	}
+	all := make(map[string]float64)
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		blank := strings.LastIndexByte(line, ' ')
+		value, err := strconv.ParseFloat(strings.TrimSpace(line[blank:]), 64)
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all[line[:blank]] = value
+	}
+	return all
+}
+
+// engineSeries are those that every keeper shows, without what changes while nothing happens.
+func engineSeries(all map[string]float64) map[string]float64 {
+	still := make(map[string]float64)
+	for name, value := range all {
+		moves := strings.HasPrefix(name, "tsem_heartbeat_age_seconds{") || strings.HasPrefix(name, "tsem_engine_memory_bytes{") ||
+			strings.HasPrefix(name, "tsem_program_run")
+		if strings.HasPrefix(name, "tsem_") && !strings.HasPrefix(name, "tsem_keeper_") && !moves {
+			still[name] = value
+		}
+	}
+	return still
+}
+
+// sum adds up the series of a name that have labels.
+func sum(all map[string]float64, name string, labels ...string) (total float64) {
+	for series, value := range all {
+		other := func(label string) bool { return !strings.Contains(series, label) }
+		if strings.HasPrefix(series, name+"{") && !slices.ContainsFunc(labels, other) {
+			total += value
+		}
+	}
+	return total
+}
+
+// status asks tsem-bpf status, and returns what it says.
+func status(t *testing.T, want int) (report struct {
+	Healthy  bool
+	Problems []struct {
+		Problem   string
+		Namespace uint64
+	}
+	Series map[string]float64
+}) {
+	t.Helper()
+	cmd := exec.Command("tsem-bpf", "status", "--json")
+	out, _ := cmd.Output()
+	if err := json.Unmarshal(out, &report); err != nil || cmd.ProcessState.ExitCode() != want || report.Healthy != (want == 0) {
+		t.Fatalf("status %d: %v: %s", cmd.ProcessState.ExitCode(), err, out)
+	}
+	return report
+}
+
+// TestMetrics: what is scraped from a keeper at rest is what its account says at the end, and what
+// every other keeper and tsem-bpf status say; who never reads what he asked for holds nothing up.
+func TestMetrics(t *testing.T) {
+	var flags []string
+	if engine.Support().Tier == loader.TierSleep {
+		flags = []string{"--external", "--enforce"}
+	}
+	first, second := watch(t, flags...), watch(t)
+	reluctant, err := net.Dial("tcp", first.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reluctant.Close()
+	if _, err := io.WriteString(reluctant, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 100)); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*watched{first, second} {
+		for _, path := range []string{"/healthz", "/readyz"} {
+			if status, text := w.ask(t, path); status != http.StatusOK || text != "ok\n" {
+				t.Errorf("%s: status %d: %s", path, status, text)
+			}
+		}
+	}
+	says(t, 125, "--metrics="+first.address+": listen tcp "+first.address+": bind: address already in use", "run", "--metrics", first.address, "--", "touch", work+"/started")
+	if err := unix.Access(work+"/started", unix.F_OK); err == nil {
+		t.Error("CMD has started without its metrics")
+	}
+
+	namespace := fmt.Sprintf("namespace=%q", waitForEvent(t, first.records, "cat", 0, "event.context"))
+	var all map[string]float64
+	waitFor(t, "rest", 2*time.Minute, func() bool {
+		before := all
+		all = first.scrape(t)
+		own, other := engineSeries(all), engineSeries(second.scrape(t))
+		return reflect.DeepEqual(own, other) && reflect.DeepEqual(own, engineSeries(before)) &&
+			sum(all, "tsem_keeper_events_written_total", namespace) == sum(all, "tsem_events_raised_total", namespace)
+	})
+	if shown := engineSeries(status(t, 0).Series); !reflect.DeepEqual(shown, engineSeries(all)) {
+		t.Errorf("tsem-bpf status says %v, and the keeper %v", shown, engineSeries(all))
+	}
+	for name, value := range all {
+		if strings.HasPrefix(name, "tsem_hook_attached{") && value != 1 {
+			t.Errorf("%s is %v", name, value)
+		}
+	}
+	says(t, 0, "healthy\n", "status")
+
+	if err := unix.Kill(first.sleeper, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	var raised, delivered, refused float64
+	said := first.stderr.String()
+	if _, err := fmt.Sscanf(said, "tsem-bpf: %f events raised: %f delivered, %f refused", &raised, &delivered, &refused); err != nil || first.ProcessState.ExitCode() != 128+int(syscall.SIGKILL) {
+		t.Fatalf("status %d, %v: %s", first.ProcessState.ExitCode(), err, said)
+	}
+	for name, want := range map[string]float64{
+		"tsem_events_raised_total": raised, "tsem_events_delivered_total": delivered, "tsem_events_refused_total": refused,
+		"tsem_keeper_events_read_total": delivered, "tsem_keeper_events_written_total": float64(len(written(t, first.records))), "tsem_tasks": 1,
+	} {
+		if got := sum(all, name, namespace); got != want {
+			t.Errorf("%s was %v; at the end: %s", name, got, said)
+		}
+	}
+	if trusted := sum(all, "tsem_verdicts_total", namespace, `verdict="trusted"`); flags != nil && !strings.Contains(said, fmt.Sprintf("verdicts: %v trusted", trusted)) {
+		t.Errorf("%v verdicts were scraped; at the end: %s", trusted, said)
+	}
+	if got := sum(second.scrape(t), "tsem_tasks", namespace); got != 0 {
+		t.Errorf("the namespace has ended, and has %v tasks", got)
+	}
+}

@@ -31,6 +31,12 @@ type Namespace = tsemTsemNamespace
 // Slot is a value of the map `slots` (struct tsem_slot in state.h).
 type Slot = tsemTsemSlot
 
+// Caller is what the program task_caller says of a thread (struct tsem_caller in state.h).
+type Caller = tsemTsemCaller
+
+// Entry is what the program task_enter is told (struct tsem_entry in state.h).
+type Entry = tsemTsemEntry
+
 // Verdict is what is decided about an event (enum tsem_verdict in state.h).
 type Verdict = tsemTsemVerdict
 

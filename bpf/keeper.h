@@ -6,6 +6,7 @@
 #ifndef TSEM_KEEPER_H
 #define TSEM_KEEPER_H
 
+#include "plane.h"
 #include "task.h"
 
 /*
@@ -76,6 +77,7 @@ static __always_inline void keeper_exit(struct task_struct *task)
 	/* kernel/exit.c, do_exit, counts down before the tracepoint. */
 	if (task->signal->live.counter)
 		return;
+	plane_end(tgid);
 	bpf_loop(TSEM_NAMESPACES_MAX, close_step, &tgid, 0);
 	bpf_map_delete_elem(&keepers, &tgid);
 }

@@ -123,6 +123,23 @@ struct tsem_task {
 	__u64 create_instance;
 };
 
+/* What task_caller says of a thread. */
+struct tsem_caller {
+	__u64 address;		/* of the task, for task_enter */
+	__u64 namespace;	/* 0: none, or that of the host */
+	__u32 tgid;		/* in the initial pid namespace, as all here */
+	__u32 parent;		/* thread group of its parent, whoever traces it */
+	__u32 mac_admin;	/* 1: it has CAP_MAC_ADMIN in the initial user namespace */
+	__u32 pad;
+};
+
+/* What task_enter is told. */
+struct tsem_entry {
+	__u32 index;		/* of the namespace */
+	__u32 pad;
+	__u64 address;		/* of the task that joins; 0: the one that runs it */
+};
+
 enum tsem_trust {
 	TSEM_TRUST_TRUSTED = 1,	/* TSEM's flag values */
 	TSEM_TRUST_UNTRUSTED = 2,

@@ -65,6 +65,8 @@ const struct {
 	struct tsem_creation creation;
 	struct tsem_slot slot;
 	struct tsem_task_id task_id;
+	struct tsem_caller caller;
+	struct tsem_entry entry;
 	enum tsem_verdict verdict;
 	enum tsem_trust trust;
 	enum tsem_hook hook;

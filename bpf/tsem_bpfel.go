@@ -13,6 +13,23 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type tsemTsemCaller struct {
+	_         structs.HostLayout
+	Address   uint64
+	Namespace uint64
+	Tgid      uint32
+	Parent    uint32
+	MacAdmin  uint32
+	Pad       uint32
+}
+
+type tsemTsemEntry struct {
+	_       structs.HostLayout
+	Index   uint32
+	Pad     uint32
+	Address uint64
+}
+
 type tsemTsemHook uint32
 
 const (
@@ -231,6 +248,7 @@ const (
 	tsemProgKeyAlloc           = "key_alloc"
 	tsemProgMmapFile           = "mmap_file"
 	tsemProgNetlinkSend        = "netlink_send"
+	tsemProgPlaneChoose        = "plane_choose"
 	tsemProgProbe              = "probe"
 	tsemProgPtraceAccessCheck  = "ptrace_access_check"
 	tsemProgRootChoose         = "root_choose"
@@ -244,6 +262,7 @@ const (
 	tsemProgSocketPostCreate   = "socket_post_create"
 	tsemProgSocketSendmsg      = "socket_sendmsg"
 	tsemProgTaskAlloc          = "task_alloc"
+	tsemProgTaskCaller         = "task_caller"
 	tsemProgTaskEnter          = "task_enter"
 	tsemProgTaskExit           = "task_exit"
 	tsemProgTaskFree           = "task_free"
@@ -257,6 +276,8 @@ const (
 	tsemVarLastTtd             = "last_ttd"
 	tsemVarMntNsInitial        = "mnt_ns_initial"
 	tsemVarMountLockAddress    = "mount_lock_address"
+	tsemVarPlaneDevice         = "plane_device"
+	tsemVarPlaneKeeper         = "plane_keeper"
 	tsemVarProbeRuns           = "probe_runs"
 	tsemVarProbeThread         = "probe_thread"
 	tsemVarRenameLockAddress   = "rename_lock_address"
@@ -328,6 +349,7 @@ type tsemProgramSpecs struct {
 	KeyAlloc           *ebpf.ProgramSpec `ebpf:"key_alloc"`
 	MmapFile           *ebpf.ProgramSpec `ebpf:"mmap_file"`
 	NetlinkSend        *ebpf.ProgramSpec `ebpf:"netlink_send"`
+	PlaneChoose        *ebpf.ProgramSpec `ebpf:"plane_choose"`
 	Probe              *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
 	RootChoose         *ebpf.ProgramSpec `ebpf:"root_choose"`
@@ -341,6 +363,7 @@ type tsemProgramSpecs struct {
 	SocketPostCreate   *ebpf.ProgramSpec `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.ProgramSpec `ebpf:"task_alloc"`
+	TaskCaller         *ebpf.ProgramSpec `ebpf:"task_caller"`
 	TaskEnter          *ebpf.ProgramSpec `ebpf:"task_enter"`
 	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
 	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
@@ -380,6 +403,8 @@ type tsemVariableSpecs struct {
 	LastTtd           *ebpf.VariableSpec `ebpf:"last_ttd"`
 	MntNsInitial      *ebpf.VariableSpec `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.VariableSpec `ebpf:"mount_lock_address"`
+	PlaneDevice       *ebpf.VariableSpec `ebpf:"plane_device"`
+	PlaneKeeper       *ebpf.VariableSpec `ebpf:"plane_keeper"`
 	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.VariableSpec `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
@@ -455,6 +480,8 @@ type tsemVariables struct {
 	LastTtd           *ebpf.Variable `ebpf:"last_ttd"`
 	MntNsInitial      *ebpf.Variable `ebpf:"mnt_ns_initial"`
 	MountLockAddress  *ebpf.Variable `ebpf:"mount_lock_address"`
+	PlaneDevice       *ebpf.Variable `ebpf:"plane_device"`
+	PlaneKeeper       *ebpf.Variable `ebpf:"plane_keeper"`
 	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.Variable `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`
@@ -488,6 +515,7 @@ type tsemPrograms struct {
 	KeyAlloc           *ebpf.Program `ebpf:"key_alloc"`
 	MmapFile           *ebpf.Program `ebpf:"mmap_file"`
 	NetlinkSend        *ebpf.Program `ebpf:"netlink_send"`
+	PlaneChoose        *ebpf.Program `ebpf:"plane_choose"`
 	Probe              *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.Program `ebpf:"ptrace_access_check"`
 	RootChoose         *ebpf.Program `ebpf:"root_choose"`
@@ -501,6 +529,7 @@ type tsemPrograms struct {
 	SocketPostCreate   *ebpf.Program `ebpf:"socket_post_create"`
 	SocketSendmsg      *ebpf.Program `ebpf:"socket_sendmsg"`
 	TaskAlloc          *ebpf.Program `ebpf:"task_alloc"`
+	TaskCaller         *ebpf.Program `ebpf:"task_caller"`
 	TaskEnter          *ebpf.Program `ebpf:"task_enter"`
 	TaskExit           *ebpf.Program `ebpf:"task_exit"`
 	TaskFree           *ebpf.Program `ebpf:"task_free"`
@@ -531,6 +560,7 @@ func (p *tsemPrograms) Close() error {
 		p.KeyAlloc,
 		p.MmapFile,
 		p.NetlinkSend,
+		p.PlaneChoose,
 		p.Probe,
 		p.PtraceAccessCheck,
 		p.RootChoose,
@@ -544,6 +574,7 @@ func (p *tsemPrograms) Close() error {
 		p.SocketPostCreate,
 		p.SocketSendmsg,
 		p.TaskAlloc,
+		p.TaskCaller,
 		p.TaskEnter,
 		p.TaskExit,
 		p.TaskFree,

@@ -135,20 +135,21 @@ static __always_inline void task_leave(__u64 address)
 }
 
 /*
- * Run by a process on its own behalf: it joins the namespace at an index, and leaves any
- * other one, before it becomes the first program of it. Returns 0, or a negative errno.
+ * A task joins the namespace at an index, and leaves any other one. Returns 0, or a negative
+ * errno. A process runs it on its own behalf before it becomes the first program of the namespace.
  * (A child that is born in a namespace where hooks wait could wait for its parent, the
- * keeper, before its exec, while the keeper waits for that exec.)
+ * keeper, before its exec, while the keeper waits for that exec.) Or the keeper runs it for a
+ * task that sleeps meanwhile, in a request that the keeper has to answer.
  */
 SEC("syscall")
-int task_enter(__u32 *context)
+int task_enter(struct tsem_entry *context)
 {
-	__u64 address = bpf_get_current_task();
+	__u64 address = context->address ?: bpf_get_current_task();
 
 	/* It may be in a namespace already, as a child of a keeper that is. */
 	task_leave(address);
 	task_forget(address);
-	if (!task_join(address, *context, NULL))
+	if (!task_join(address, context->index, NULL))
 		return -EBUSY;
 	slot_take(address);
 	return 0;

@@ -38,6 +38,8 @@ const (
 	gateProgram   = "gate_register"
 	enterProgram  = "task_enter"
 	rootProgram   = "root_choose"
+	planeProgram  = "plane_choose"
+	callerProgram = "task_caller"
 )
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
@@ -243,7 +245,7 @@ func (e *Engine) start() error {
 	}
 	var others []string
 	for name, program := range e.programs {
-		if program.Type() != ebpf.Syscall && !slices.Contains(indispensable, name) {
+		if attaches(name, program) && !slices.Contains(indispensable, name) {
 			others = append(others, name)
 		}
 	}
@@ -283,6 +285,12 @@ func (e *Engine) attach(names []string) error {
 		})
 	}
 	return group.Wait()
+}
+
+// attaches says whether a program is attached as long as the kernel half is there: it is not one that a
+// process runs.
+func attaches(name string, program *ebpf.Program) bool {
+	return program.Type() != ebpf.Syscall && name != callerProgram
 }
 
 func attach(program *ebpf.Program) (link.Link, error) {

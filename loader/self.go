@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
 // CopyOf returns a copy of a descriptor that is the caller's own, for a child to inherit.
@@ -34,7 +36,8 @@ func RunOnSelf(fd int, name, index string) (errno unix.Errno, err error) {
 		return 0, fmt.Errorf("program %s: %w", name, err)
 	}
 	defer program.Close()
-	status, err := program.Run(&ebpf.RunOptions{Context: uint32(ns)})
+	// gate_register reads the beginning of it, the index.
+	status, err := program.Run(&ebpf.RunOptions{Context: bpf.Entry{Index: uint32(ns)}})
 	if err != nil {
 		return 0, fmt.Errorf("run the program %s: %w", name, err)
 	}

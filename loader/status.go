@@ -15,8 +15,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
@@ -109,7 +107,7 @@ func (e *Engine) detached(pinned bool) ([]string, error) {
 		}
 	}
 	for name, program := range e.programs {
-		if program.Type() != ebpf.Syscall && e.links[name] == nil && !slices.Contains(names, pinLink+name) {
+		if attaches(name, program) && e.links[name] == nil && !slices.Contains(names, pinLink+name) {
 			detached = append(detached, name)
 		}
 	}
@@ -161,7 +159,7 @@ type ProgramStatus struct {
 func (e *Engine) Runs() ([]ProgramStatus, error) {
 	var all []ProgramStatus
 	for name, program := range e.programs {
-		if program.Type() == ebpf.Syscall {
+		if !attaches(name, program) {
 			continue
 		}
 		stats, err := program.Stats()

@@ -76,8 +76,8 @@ const (
 	endWait = 5 * time.Second
 )
 
-// Namespace is one modeling namespace and its keeper. New makes it, or TakeOver; Start puts a
-// task into it, Export reads it, Shut ends the modeling and Close gives everything
+// Namespace is one modeling namespace and its keeper. New makes it, or TakeOver; Start or
+// Enter puts a task into it, Export reads it, Shut ends the modeling and Close gives everything
 // back. One goroutine may be in Export or Read; the other methods may be called from
 // anywhere, Totals and Tasks also after Close.
 type Namespace struct {
@@ -287,6 +287,13 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 	}
 	err = cmd.Start()
 	return errors.Join(err, births.Delete(thread))
+}
+
+// Enter puts a task into the namespace that sleeps in a request which this process has to answer
+// (loader.Engine.Caller), and out of any other one. Its children follow, its other threads stay
+// where they are. It waits for nothing. The errors are those of loader.Engine.Put.
+func (n *Namespace) Enter(c loader.Caller) error {
+	return n.engine.Put(c, n.index)
 }
 
 // AdoptHost makes this the namespace of every task of the host that is in no other

@@ -86,7 +86,7 @@ func (p *plane) expectCommands(t *testing.T, want ...string) {
 
 // serveFiles mounts the control plane at a folder until the test ends. The result ends the
 // connection, as the end of who serves would.
-func serveFiles(t *testing.T, p *plane, folder string) (end func()) {
+func serveFiles(t *testing.T, p tsemfs.Plane, folder string) (end func()) {
 	t.Helper()
 	needFilesystem(t, "fuse", "CONFIG_FUSE_FS")
 	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {

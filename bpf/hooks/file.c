@@ -7,6 +7,7 @@
  * file_ioctl: a request to a file: FILE, command.
  */
 #include "../file.h"
+#include "../plane.h"
 
 #define PROT_EXEC 4
 
@@ -16,6 +17,9 @@ int BPF_PROG(file_open, struct file *file, int ret)
 	EVENT(e, file_open, ret);
 	struct digest digest;
 
+	/* Of nobody an event: an agent would have to judge its own opening of the records. */
+	if (is_plane(file))
+		return is_mac_admin(bpf_get_current_task_btf()) ? RESULT(0) : RESULT(-EPERM);
 	if (!modeled(&e) || !S_ISREG(file->f_inode->i_mode) || is_inner_file(&e, file))
 		return unraised(&e);
 	/* Not read here: IMA would wait for an open that is not finished. */

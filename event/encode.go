@@ -8,6 +8,7 @@ import (
 	_ "crypto/sha512"
 	"fmt"
 	"hash"
+	"math"
 )
 
 // Dialect is a form of the JSON, and of what is hashed (NewMapper).
@@ -126,12 +127,15 @@ type Encoder struct {
 	hash    crypto.Hash
 	ids     TaskIDs
 	mapper  *Mapper // nil: no coefficients are written
+	limit   int     // bytes of a line; 0: none
 
 	// Of the record at hand.
 	record Record
 	cells  cells
 	digest Digest // of its file
 	buffer []byte // of a TASK_ID, or the digest of an address
+	room   int    // bytes of each text that are written
+	cut    int    // texts that are not complete, in the record or because of the room
 	hasher hash.Hash
 
 	// TASK_IDs that were written lately, by their identity: two stand in each
@@ -145,12 +149,17 @@ type Encoder struct {
 
 // NewEncoder returns an encoder for namespaces with the given digest function.
 func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
-	e := &Encoder{dialect: dialect, hash: h, ids: ids, hasher: h.New()}
+	e := &Encoder{dialect: dialect, hash: h, ids: ids, hasher: h.New(), room: math.MaxInt}
 	if dialect == Coefficients {
 		e.mapper = NewMapper(dialect, h, ids)
 	}
 	return e
 }
+
+// Limit makes an encoder that has not been used yet write no line of more bytes than that, line feed
+// included: as much is left out at the front of long texts as it takes, and they are marked as cut. All
+// else needs less than 3000 bytes.
+func (e *Encoder) Limit(bytes int) { e.limit = bytes }
 
 // Append appends a record as one line of JSON, line feed included, and returns the
 // extended buffer. d is the digest of the file that the record is about, if it is about
@@ -158,11 +167,51 @@ func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
 // is ErrKind for KindExec, which is not an event, and ErrCut in the dialect V3, which
 // could not tell that a text is not complete; nothing is appended then.
 func (e *Encoder) Append(dst []byte, r *Record, d Digest) ([]byte, error) {
+	e.record, e.digest, e.room, e.cut = *r, d, math.MaxInt, int(r.Cut())
+	line, err := e.line(dst)
+	if e.limit == 0 {
+		return line, err
+	}
+	for room := e.limit; err == nil && len(line)-len(dst) > e.limit && room > 0; {
+		room /= 2
+		e.room = room
+		e.cut = int(r.Cut()) + e.shortened()
+		line, err = e.line(dst)
+	}
+	return line, err
+}
+
+// shortened returns how many texts are too long for the room and were complete.
+func (e *Encoder) shortened() (texts int) {
+	for c := (cells{rest: e.record.raw[sizeRecord:]}); len(c.rest) > 0; {
+		kind, flags := c.peek(), native.Uint16(c.rest[2:])
+		fixed := 0
+		switch kind {
+		case cellPath:
+			fixed = sizePath
+		case cellText, cellBytes:
+		default:
+			c.next()
+			continue
+		}
+		if len(c.next())-fixed > e.room && flags&cellCut == 0 {
+			texts++
+		}
+	}
+	return texts
+}
+
+// end returns what of a text has room: its end, which of a path tells most.
+func (e *Encoder) end(text []byte) []byte { return text[max(0, len(text)-e.room):] }
+
+// line appends the line of the record at hand.
+func (e *Encoder) line(dst []byte) ([]byte, error) {
+	r := &e.record
 	alone := e.dialect == V3 && r.Untrusted() // then no text but the name of the process is written
-	if r.Cut() > 0 && e.dialect == V3 && !alone {
+	if e.cut > 0 && e.dialect == V3 && !alone {
 		return dst, fmt.Errorf("%w: event %d, %s; the dialect current marks it", ErrCut, r.Number(), r.row.name)
 	}
-	e.record, e.cells, e.digest = *r, cells{rest: r.raw[sizeRecord:]}, d
+	e.cells = cells{rest: r.raw[sizeRecord:]}
 	switch r.Kind() {
 	case KindEvent:
 		dst = append(dst, `{"export": {"type": "event"}`...)
@@ -223,8 +272,8 @@ func (e *Encoder) event(dst []byte) []byte {
 	dst = e.id(dst, `, "task_id": `, r.Identity())
 	dst = e.id(dst, `, "p_task_id": `, r.ParentIdentity())
 	dst = appendUint(dst, `, "ts": "`, r.Time())
-	if cut := r.Cut(); cut > 0 {
-		dst = appendUint(dst, `, "cut": "`, uint64(cut))
+	if e.cut > 0 {
+		dst = appendUint(dst, `, "cut": "`, uint64(e.cut))
 	}
 	if e.mapper != nil {
 		// Without one the member is missing: nobody is to take what is not known for a point.

@@ -254,6 +254,55 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// mostLine is a limit that lines without texts do not reach.
+const mostLine = 3000
+
+// TestLimit: long texts lose as much at their front as it takes, and are marked once.
+func TestLimit(t *testing.T) {
+	longest := "/dir" + strings.Repeat("/x", 2000) + "/end"
+	for name, test := range map[string]struct {
+		build   func(b *eventtest.Builder)
+		want    string // in the line
+		missing string
+	}{
+		"one":          {func(b *eventtest.Builder) { addFile(b, digestEmpty, longest) }, `/x/end"`, "/dir"},
+		"marked":       {func(b *eventtest.Builder) { addFilePath(b, digestEmpty, b.Cut, longest) }, `"cut": "1"}`, "/dir"},
+		"short":        {func(b *eventtest.Builder) { addFile(b, digestEmpty, "/dir/end") }, `/dir/end"`, `"cut"`},
+		"short marked": {func(b *eventtest.Builder) { addFilePath(b, digestEmpty, b.Cut, "/dir/end") }, `"cut": "1"}`, `"cut": "2"`},
+		"escaped":      {func(b *eventtest.Builder) { addFile(b, digestEmpty, strings.Repeat("\n", 4000)+"/end") }, `\u000a/end"`, `"cut": "2"`},
+	} {
+		b := &eventtest.Builder{Header: eventtest.Header{Hook: 14, Kind: 1, Number: 6}}
+		test.build(b)
+		r, err := Parse(b.Record())
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := NewEncoder(Current, crypto.SHA256, noIDs{})
+		e.Limit(mostLine)
+		line, err := e.Append([]byte("before"), &r, Digest{})
+		if got := len(line) - len("before"); err != nil || got > mostLine || !strings.Contains(string(line), test.want) || strings.Contains(string(line), test.missing) {
+			t.Errorf("%s: %d bytes, %s, %v", name, got, line, err)
+		}
+		e = NewEncoder(V3, crypto.SHA256, noIDs{})
+		e.Limit(mostLine)
+		line, err = e.Append([]byte("before"), &r, Digest{})
+		if fits := name == "short"; fits != (err == nil) || !fits && (!errors.Is(err, ErrCut) || string(line) != "before") {
+			t.Errorf("%s, v3: %s, %v", name, line, err)
+		}
+	}
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 72, Kind: 1}}
+	b.Absent().Path(eventtest.PathCell{Text: longest}).Text("user.x").Bytes(bytes.Repeat([]byte{'v'}, 60000)).Scalar(0)
+	r, err := Parse(b.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := NewEncoder(Current, crypto.SHA256, noIDs{})
+	e.Limit(mostLine)
+	if line, err := e.Append(nil, &r, Digest{}); err != nil || len(line) > mostLine || !strings.Contains(string(line), `"cut": "2"}`) {
+		t.Errorf("two: %d bytes, %s, %v", len(line), line, err)
+	}
+}
+
 // TestDigestSources: each rule gives the digest it says.
 func TestDigestSources(t *testing.T) {
 	ima := strings.Repeat("ab", 32)
@@ -326,6 +375,16 @@ func FuzzParse(f *testing.F) {
 			}
 			if !json.Valid(line) || bytes.IndexByte(line, '\n') != len(line)-1 {
 				t.Errorf("not one line of JSON: %q", line)
+			}
+			limited := NewEncoder(dialect, crypto.SHA256, noIDs{})
+			limited.Limit(mostLine)
+			shorter, err := limited.Append(nil, &r, Digest{})
+			switch {
+			case errors.Is(err, ErrCut) && dialect == V3:
+			case err != nil || len(shorter) > mostLine || !json.Valid(shorter) || bytes.IndexByte(shorter, '\n') != len(shorter)-1:
+				t.Errorf("limited: %v, %q", err, shorter)
+			case len(line) <= mostLine && !bytes.Equal(line, shorter):
+				t.Errorf("limited: %q, for %q", shorter, line)
 			}
 		}
 	})

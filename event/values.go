@@ -34,13 +34,13 @@ func (e *Encoder) taskID(dst []byte) []byte { return e.id(dst, ``, e.cells.scala
 
 func (e *Encoder) text(dst []byte) []byte {
 	dst = append(dst, '"')
-	dst = appendText(dst, e.cells.next())
+	dst = appendText(dst, e.end(e.cells.next()))
 	return append(dst, '"')
 }
 
 func (e *Encoder) base64(dst []byte) []byte {
 	dst = append(dst, '"')
-	dst = b64.StdEncoding.AppendEncode(dst, e.cells.next())
+	dst = b64.StdEncoding.AppendEncode(dst, e.end(e.cells.next()))
 	return append(dst, '"')
 }
 
@@ -87,7 +87,7 @@ func (e *Encoder) path(dst []byte) []byte {
 		dst = append(dst, `", `...)
 	}
 	dst = append(dst, `"pathname": "`...)
-	dst = appendText(dst, p.Text)
+	dst = appendText(dst, e.end(p.Text))
 	return append(dst, `"}`...)
 }
 

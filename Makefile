@@ -25,7 +25,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format runner-test vm-test preempt-test vng-events unit-test race-test ## Run everything that CI runs.
+test: setup build generated vet lint format alert-test runner-test vm-test preempt-test vng-events unit-test race-test ## Run everything that CI runs.
 
 # What is worth knowing after every change, in under three minutes: the VM tests that
 # need no time, on the newest kernel. The object must be up to date already.
@@ -167,6 +167,16 @@ lint: ## Check module files, SPDX lines, shell syntax.
 .PHONY: format
 format: ## Check the format of Go files.
 	@wrong=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')) || exit; [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
+
+.PHONY: alert-test
+alert-test: build/promtool/usr/bin/promtool ## Test the alerts for Prometheus in deploy/.
+	cd deploy/prometheus && $(CURDIR)/$< check config --lint-fatal scrape.yml && $(CURDIR)/$< test rules tsem.rules.test.yml
+
+# Only that program of its package: to install all of it would start a server.
+build/promtool/usr/bin/promtool:
+	@mkdir -p build/promtool
+	cd build/promtool && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
+	dpkg-deb -x build/promtool/prometheus_*.deb build/promtool && rm build/promtool/prometheus_*.deb
 
 .PHONY: setup
 setup: clang-setup race-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.

@@ -230,3 +230,29 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("the namespace has ended, and has %v tasks", got)
 	}
 }
+
+// TestStatusOrphaned: tsem-bpf status names a namespace whose keeper was killed while it enforced, and
+// forgets it when it has ended.
+func TestStatusOrphaned(t *testing.T) {
+	needExternal(t)
+	w := watch(t, "--external", "--enforce")
+	id, err := strconv.ParseUint(waitForEvent(t, w.records, "cat", 0, "event.context"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Wait()
+	report := status(t, 1)
+	if len(report.Problems) != 1 || report.Problems[0].Problem != "orphaned" || report.Problems[0].Namespace != id {
+		t.Errorf("the problems are %v", report.Problems)
+	}
+	says(t, 1, fmt.Sprintf("not healthy:\n  namespace %d has no keeper and holds 1 tasks back", id), "status")
+	if err := unix.Kill(w.sleeper, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the end of the namespace", time.Minute, func() bool {
+		return exec.Command("tsem-bpf", "status").Run() == nil
+	})
+}

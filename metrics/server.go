@@ -29,7 +29,7 @@ const Systemd = "systemd"
 type limits struct {
 	connections int           // at a time; who comes then waits for one of them to end
 	scrapes     int           // at a time; one more is answered with 503
-	scrape      time.Duration // how long one may take before it is answered with 503
+	answer      time.Duration // how long an answer may take before it is 503
 	read        time.Duration // how long a request may take to come
 	write       time.Duration // how long from then on until its answer was taken
 	idle        time.Duration // how long a connection may be without request
@@ -39,7 +39,7 @@ type limits struct {
 // Prometheus has one connection, gives up a scrape after 10 s and asks again after a minute,
 // if it is not told otherwise.
 var usual = limits{
-	connections: 16, scrapes: 4, scrape: 10 * time.Second,
+	connections: 16, scrapes: 4, answer: 10 * time.Second,
 	read: 5 * time.Second, write: 30 * time.Second, idle: 2 * time.Minute, end: 2 * time.Second,
 }
 
@@ -109,13 +109,12 @@ type Check func() []string
 // checks find, by status 200 or 503. What an operator has to know goes to stderr. It is called once.
 func (s *Server) Serve(gatherer prometheus.Gatherer, healthy, ready Check, stderr io.Writer) {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
-		MaxRequestsInFlight: s.limits.scrapes, Timeout: s.limits.scrape,
-	}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: s.limits.scrapes}))
 	mux.Handle("GET /healthz", healthy)
 	mux.Handle("GET /readyz", ready)
 	s.http = &http.Server{
-		Handler: mux, ReadTimeout: s.limits.read, WriteTimeout: s.limits.write, IdleTimeout: s.limits.idle, MaxHeaderBytes: maxHeader,
+		Handler:     http.TimeoutHandler(mux, s.limits.answer, "the kernel half was not read in time\n"),
+		ReadTimeout: s.limits.read, WriteTimeout: s.limits.write, IdleTimeout: s.limits.idle, MaxHeaderBytes: maxHeader,
 		ErrorLog: log.New(io.Discard, "", 0), // of what clients do wrong, as often as they like
 	}
 	s.ended = make(chan error, 1)

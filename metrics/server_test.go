@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -136,7 +137,7 @@ func TestScrapeHangs(t *testing.T) {
 		<-end
 		return nil, os.ErrClosed
 	}))
-	url := serve(t, "", func(l *limits) { l.scrapes, l.scrape = 1, 100*time.Millisecond }, registry, well, well)
+	url := serve(t, "", func(l *limits) { l.scrapes, l.answer = 1, 100*time.Millisecond }, registry, well, well)
 	go func() { <-hanging }()
 	for range 2 {
 		if status, text := get(t, url+"/metrics"); status != 503 {
@@ -162,6 +163,54 @@ func TestPassword(t *testing.T) {
 	}
 	if status, _ := ask(t, http.MethodGet, url+"/healthz", "tsem"); status != 200 {
 		t.Errorf("status %d with it", status)
+	}
+}
+
+// TestSystemd: the socket that systemd hands over is taken, once. What systemd would do a shell
+// does, which becomes this test once more.
+func TestSystemd(t *testing.T) {
+	if os.Getenv("LISTEN_PID") == fmt.Sprint(os.Getpid()) {
+		s, err := Listen(Systemd, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Listen(Systemd, ""); err == nil {
+			t.Error("it was taken twice")
+		}
+		s.Serve(prometheus.NewRegistry(), well, well, os.Stderr)
+		_, _ = io.Copy(io.Discard, os.Stdin) // until its other end is closed
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	file, err := socket.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -test.run='^TestSystemd$'`, os.Args[0])
+	cmd.ExtraFiles = []*os.File{file}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := get(t, "http://"+socket.Addr().String()+"/healthz"); status != 200 || text != "ok\n" {
+		t.Errorf("status %d: %s", status, text)
+	}
+	_ = stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, &out)
 	}
 }
 

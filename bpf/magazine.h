@@ -240,7 +240,7 @@ static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, b
 		return false;
 	if (length > sizeof(struct tsem_record) + CELLS_ROOM)
 		return false;
-	if (!room_claim(ns, buf->head.share, bytes, bpf_ringbuf_query(ring, BPF_RB_CONS_POS)))
+	if (!room_claim(ns, ring, buf->head.share, bytes))
 		return false;
 	if (bpf_ringbuf_reserve_dynptr(ring, length + size, 0, &p.record)) {
 		bpf_ringbuf_discard_dynptr(&p.record, 0);

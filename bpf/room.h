@@ -40,26 +40,40 @@ static __always_inline void room_return(struct tsem_namespace *ns, __u32 share, 
 }
 
 /*
- * Claims bytes of the ring for a record; says whether it may be put there. `read` is the
- * consumer position.
+ * Says whether a record that has claimed bytes may be put into the ring, and gives them back
+ * if not. `all` is what the ring then holds of everything that was claimed until then, `own` of
+ * the record's share.
  */
-SHARED int room_claim(struct tsem_namespace *ns, __u32 share, __u32 bytes, __u64 read)
+SHARED int room_granted(struct tsem_namespace *ns, __u32 share, __u32 bytes, __u64 all, __u64 own)
 {
-	struct tsem_share *s;
-	__u64 end, own;
-
-	if (!ns || share >= TSEM_SHARES)
+	if (!ns)
 		return false;
-	s = &ns->shares[share];
-	end = __sync_fetch_and_add(&ns->claimed, bytes) + bytes;
-	own = __sync_fetch_and_add(&s->claimed, bytes) + bytes;
 	/* Less, for the kernel never fills a ring to the last byte. */
-	if (end - read < ns->magazine - ns->reserve)
+	if (all < ns->magazine - ns->reserve)
 		return true;
-	if (share != TSEM_SHARE_NONE && own - *(volatile __u64 *)&s->read <= ns->share)
+	if (share != TSEM_SHARE_NONE && own <= ns->share)
 		return true;
 	room_return(ns, share, bytes);
 	return false;
+}
+
+/*
+ * Claims bytes of the ring for a record; says whether it may be put there. It claims before it
+ * looks how far the ring is read: a task that loses its CPU between the two would else take for
+ * unread what others have put meanwhile, and the daemon has read.
+ */
+static __always_inline bool room_claim(struct tsem_namespace *ns, void *ring, __u32 share, __u32 bytes)
+{
+	struct tsem_share *s;
+	__u64 all, own;
+
+	if (share >= TSEM_SHARES)
+		return false;
+	s = &ns->shares[share];
+	all = __sync_fetch_and_add(&ns->claimed, bytes) + bytes;
+	own = __sync_fetch_and_add(&s->claimed, bytes) + bytes;
+	return room_granted(ns, share, bytes, all - bpf_ringbuf_query(ring, BPF_RB_CONS_POS),
+			    own - *(volatile __u64 *)&s->read);
 }
 
 #endif

@@ -219,9 +219,11 @@ SHARED int event_conclude_with_value(struct buffer *buf, struct tsem_namespace *
 /* Does the event happen that is to be judged? */
 static __always_inline bool trusted(const struct event *e)
 {
-	__u32 slot = e->task->slot;
-
-	return may_sleep(e) ? allowed(e->ns, e->task->ns_index, slot, e->hook) : allowed_now(e->ns, slot, e->hook);
+	if (!may_sleep(e))
+		return allowed_now(e->ns, e->task->slot, e->hook);
+	if (polls)
+		return allowed_by_polling(e->ns, e->task, e->hook);
+	return allowed(e->ns, e->task->ns_index, e->task->slot, e->hook);
 }
 
 /* Ends an event, and with it its hook: what it returns is the hook's result. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The ring of a namespace: a wait for room in it, records begun and put there.
+ * The ring of a namespace: records begun and put there.
  *
  * The number is given after the reservation, so numbers have no gap: a record that is
  * in the magazine has one, an event that was refused has none.
@@ -10,102 +10,7 @@
 
 #include "creds.h"
 #include "room.h"
-#include "task.h"
-
-#define RECORD_MAX (sizeof(struct tsem_record) + CELLS_ROOM + TSEM_VALUE_MAX)
-
-struct wait {
-	__u64 id;		/* of the namespace */
-	__u64 until;		/* 0: nothing was waited for yet */
-	__u64 address;		/* somewhere in the memory of the task */
-	__u32 ns_index;		/* of the namespace */
-	__u32 buffer;		/* index, once it is ours */
-	__u32 over;		/* there is nothing to wait for any more */
-	__u32 pad;
-};
-
-#define SIGKILL 9
-
-/*
- * A look for a buffer and for room in the magazine beside the reserve, for what the
- * record may become. Says whether the wait is over: with a buffer, or in vain, if the
- * task cannot wait, nobody empties the ring any more, the task shall die, or there is no
- * time left.
- */
-SHARED int wait_look(struct wait *w)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct tsem_namespace *ns;
-	__u32 ns_index;
-	__u64 now;
-	void *ring;
-
-	if (!w)
-		return true;
-	ns_index = w->ns_index;
-	ns = bpf_map_lookup_elem(&namespaces, &ns_index);
-	ring = bpf_map_lookup_elem(&magazines, &ns_index);
-	w->over = true;
-	if (!ns || !ring)
-		return true;
-	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) <= ns->magazine - ns->reserve - RECORD_MAX)
-		w->buffer = buffer_claim();
-	/* A task without memory of its own would not give up the CPU. */
-	if (w->buffer != NO_BUFFER || !task->mm)
-		return true;
-	now = bpf_ktime_get_ns();
-	if (!w->until) {
-		__sync_fetch_and_add(&ns->waited, 1);
-		w->until = now + ns->wait;
-		w->address = task->mm->arg_start;
-	}
-	w->over = ns->id != w->id || (ns->flags & (TSEM_NS_CLOSED | TSEM_NS_ORPHANED)) ||
-		  (task->pending.signal.sig[0] & 1UL << (SIGKILL - 1)) || now > w->until;
-	return w->over;
-}
-
-/*
- * Reading a byte of the task's own memory is a place where the kernel gives the CPU to
- * somebody who needs it, for instance to the keeper that empties the ring; nothing else
- * in reach of a program does that.
- */
-static long wait_step(__u32 round, struct wait *w)
-{
-	__u8 byte;
-
-	if (wait_look(w))
-		return 1;
-	bpf_copy_from_user_task(&byte, sizeof(byte), (void *)w->address,
-				bpf_get_current_task_btf(), 0);
-	return 0;
-}
-
-/* BPF_MAX_LOOPS of the kernel: some seconds of looks. */
-#define LOOPS_MAX (1 << 23)
-
-static long wait_steps(__u32 round, struct wait *w)
-{
-	bpf_loop(LOOPS_MAX, wait_step, w, 0);
-	return w->over ? 1 : 0;
-}
-
-/*
- * A sleepable hook waits, bounded, until it can be described and put into the
- * magazine without touching the reserve of the atomic hooks. After the time it
- * goes on as one that cannot wait; the reservation in event_end decides.
- *
- * What sleeps is not SHARED: kernels before 6.8 verify every global function that a
- * program has, called or not, and would refuse it in a program that may not sleep.
- */
-static __always_inline __u32 wait_for_room(const struct tsem_task *t)
-{
-	struct wait w = { .id = t->namespace, .ns_index = t->ns_index, .buffer = NO_BUFFER };
-
-	/* More looks than there is time for. */
-	if (!wait_look(&w))
-		bpf_loop(LOOPS_MAX, wait_steps, &w, 0);
-	return w.buffer;
-}
+#include "wait.h"
 
 /* Counts what will not be in the magazine, by its reason. */
 static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem_refusal why)
@@ -263,7 +168,8 @@ static __always_inline bool put(struct buffer *buf, struct tsem_namespace *ns, b
 	if (buf->head.kind != TSEM_KIND_EXEC)
 		buf->head.number = __sync_fetch_and_add(&ns->delivered, 1) + 1;
 	bpf_dynptr_write(&p.record, 0, &buf->head, length, 0);
-	bpf_ringbuf_submit_dynptr(&p.record, 0);
+	/* Who looks for a verdict all the time needs a reader that is awake, read everything or not. */
+	bpf_ringbuf_submit_dynptr(&p.record, polls && buf->head.slot ? BPF_RB_FORCE_WAKEUP : 0);
 	return true;
 }
 

@@ -14,6 +14,11 @@
  * program while one sleeps.
  */
 const volatile bool sleepable[TSEM_HOOK_MAX];
+/*
+ * Whether a task waits for its verdict by looking again and again: where there is no gate to
+ * sleep in (verdict.h).
+ */
+const volatile bool polls;
 const volatile __u32 mnt_ns_initial;	/* inode number of the initial mount namespace */
 const volatile __u64 identity_key[2];	/* random; see identity.h */
 

@@ -77,6 +77,7 @@ struct tsem_namespace {
 	__u32 awake;		/* 1: the keeper looks for records all the time; a task that looked in vain sets 0 */
 	__u32 pad;
 	__u64 wait;		/* ns that a sleepable hook waits for room */
+	__u64 deadline;		/* ns that one waits for a verdict, where no gate does that */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 	__u64 events[2];	/* a bit for each hook: its events are raised */
 	__u64 deny[2];		/* the same: the action of its event is DENY, else LOG */

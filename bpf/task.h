@@ -56,6 +56,14 @@ static __always_inline bool untrusted(const struct tsem_task *t)
 	return (t->untrusted | (trust & TSEM_TRUST_UNTRUSTED)) != 0;
 }
 
+/* Is there a verdict in a slot? */
+static __always_inline bool decided(__u32 slot)
+{
+	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &slot);
+
+	return !s || *(volatile __u64 *)&s->word % 256 != TSEM_VERDICT_NONE;
+}
+
 /* 1 if the event of a hook does not happen when it, or its task, is not trusted; else 0. */
 static __always_inline __u64 denies(const struct tsem_namespace *ns, __u16 hook)
 {

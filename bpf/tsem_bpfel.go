@@ -82,6 +82,7 @@ type tsemTsemNamespace struct {
 	Awake           uint32
 	Pad             uint32
 	Wait            uint64
+	Deadline        uint64
 	Beat            uint64
 	Events          [2]uint64
 	Deny            [2]uint64
@@ -278,6 +279,7 @@ const (
 	tsemVarMountLockAddress    = "mount_lock_address"
 	tsemVarPlaneDevice         = "plane_device"
 	tsemVarPlaneKeeper         = "plane_keeper"
+	tsemVarPolls               = "polls"
 	tsemVarProbeRuns           = "probe_runs"
 	tsemVarProbeThread         = "probe_thread"
 	tsemVarRenameLockAddress   = "rename_lock_address"
@@ -405,6 +407,7 @@ type tsemVariableSpecs struct {
 	MountLockAddress  *ebpf.VariableSpec `ebpf:"mount_lock_address"`
 	PlaneDevice       *ebpf.VariableSpec `ebpf:"plane_device"`
 	PlaneKeeper       *ebpf.VariableSpec `ebpf:"plane_keeper"`
+	Polls             *ebpf.VariableSpec `ebpf:"polls"`
 	ProbeRuns         *ebpf.VariableSpec `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.VariableSpec `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.VariableSpec `ebpf:"rename_lock_address"`
@@ -482,6 +485,7 @@ type tsemVariables struct {
 	MountLockAddress  *ebpf.Variable `ebpf:"mount_lock_address"`
 	PlaneDevice       *ebpf.Variable `ebpf:"plane_device"`
 	PlaneKeeper       *ebpf.Variable `ebpf:"plane_keeper"`
+	Polls             *ebpf.Variable `ebpf:"polls"`
 	ProbeRuns         *ebpf.Variable `ebpf:"probe_runs"`
 	ProbeThread       *ebpf.Variable `ebpf:"probe_thread"`
 	RenameLockAddress *ebpf.Variable `ebpf:"rename_lock_address"`

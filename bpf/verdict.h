@@ -13,8 +13,7 @@
 #ifndef TSEM_VERDICT_H
 #define TSEM_VERDICT_H
 
-#include "buffer.h"
-#include "task.h"
+#include "wait.h"
 
 /* Since 6.12 all of them are there. */
 extern struct task_struct *bpf_task_acquire(struct task_struct *p) __ksym __weak;
@@ -187,10 +186,7 @@ static __always_inline void ticket_draw(struct buffer *buf, __u32 slot)
 
 static long look_step(__u32 i, __u32 *slot)
 {
-	__u32 index = *slot;
-	struct tsem_slot *s = bpf_map_lookup_elem(&slots, &index);
-
-	return !s || *(volatile __u64 *)&s->word % 256 != TSEM_VERDICT_NONE;
+	return decided(*slot);
 }
 
 /*
@@ -273,6 +269,16 @@ SHARED int allowed(struct tsem_namespace *ns, __u32 ns_index, __u32 slot, __u16 
 	if (!look(ns, slot) && bpf_get_file_xattr)
 		gate_ask(ns_index, slot);
 	return settle(ns, slot, hook, TSEM_VERDICT_UNASKED);
+}
+
+/* The same where there is no gate. */
+static __always_inline bool allowed_by_polling(struct tsem_namespace *ns, const struct tsem_task *t, __u16 hook)
+{
+	enum tsem_verdict otherwise = TSEM_VERDICT_UNASKED;
+
+	if (!look(ns, t->slot))
+		otherwise = wait_for_verdict(ns, t);
+	return settle(ns, t->slot, hook, otherwise);
 }
 
 /*

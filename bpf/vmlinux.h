@@ -67,6 +67,7 @@ enum {
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
 	BPF_RB_AVAIL_DATA = 0,
 	BPF_RB_CONS_POS = 2,
+	BPF_RB_FORCE_WAKEUP = 2,
 };
 
 struct bpf_dynptr {
@@ -262,16 +263,31 @@ struct mm_struct {
 	unsigned long arg_start;
 };
 
+typedef struct {
+	unsigned long sig[1];
+} sigset_t;
+
+struct sigpending {
+	sigset_t signal;
+};
+
 struct signal_struct {
 	struct {
 		int counter;
 	} live;
+	struct sigpending shared_pending;
 };
 
-struct sigpending {
-	struct {
-		unsigned long sig[1];
-	} signal;
+struct sigaction {
+	void *sa_handler;
+};
+
+struct k_sigaction {
+	struct sigaction sa;
+};
+
+struct sighand_struct {
+	struct k_sigaction action[64];
 };
 
 struct task_struct {
@@ -284,7 +300,10 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
+	struct sighand_struct *sighand;
+	sigset_t blocked;
 	struct sigpending pending;
+	unsigned int ptrace;
 };
 
 struct bpf_iter_meta {

@@ -115,7 +115,7 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return spec, support, configure(spec, sleepable)
+	return spec, support, configure(spec, sleepable, support.Tier)
 }
 
 // load probes the kernel, loads the object and attaches every program. The calling process
@@ -171,7 +171,7 @@ func settleSleep(spec *ebpf.CollectionSpec, support *Support) ([]bool, error) {
 }
 
 // configure sets what the programs have to know before they are verified.
-func configure(spec *ebpf.CollectionSpec, sleepable []bool) error {
+func configure(spec *ebpf.CollectionSpec, sleepable []bool, tier Tier) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return err
@@ -202,6 +202,7 @@ func configure(spec *ebpf.CollectionSpec, sleepable []bool) error {
 	for name, value := range map[string]any{
 		"buffers_count": buffers,
 		"sleepable":     sleepable,
+		"polls":         tier == TierPoll,
 		"identity_key":  [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])},
 		// The nearest to "initial" that can be asked for: that of process 1.
 		"mnt_ns_initial": uint32(mounts.Ino),

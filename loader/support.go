@@ -32,6 +32,9 @@ const (
 	TierExport Tier = "export"
 )
 
+// Waits says whether an event can wait for a verdict: asleep, or by looking again and again.
+func (t Tier) Waits() bool { return t == TierSleep || t == TierPoll }
+
 // What cannot be used here, for errors.Is. The errors that carry them are of
 // type *SupportError.
 var (
@@ -187,7 +190,7 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 				return err
 			}
 			h.Sleepable = sleepable
-			h.Waits = raises && sleepable && s.Tier == TierSleep
+			h.Waits = raises && sleepable && s.Tier.Waits()
 		} else if slices.Contains(indispensable, name) {
 			return &SupportError{ErrKernel, "kernel " + s.Kernel + " has no hook " + name, "use kernel 6.1 or newer"}
 		}

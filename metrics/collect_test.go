@@ -200,7 +200,7 @@ func TestUnreadable(t *testing.T) {
 func TestEveryCounter(t *testing.T) {
 	const setting = "a setting, which does not change"
 	without := map[string]string{
-		"Flags": setting, "Digest": setting, "Wait": setting, "Events[0]": setting, "Events[1]": setting,
+		"Flags": setting, "Digest": setting, "Wait": setting, "Deadline": setting, "Events[0]": setting, "Events[1]": setting,
 		"Deny[0]": setting, "Deny[1]": setting, "Passing": setting,
 		"Beat":        "shown as an age",
 		"Awake":       "changes many times between two scrapes",

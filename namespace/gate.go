@@ -39,7 +39,7 @@ const (
 	lateBeat = 2 * time.Second
 )
 
-// ErrNoSleep: hooks do not sleep on this kernel, so that no event can wait for a verdict.
+// ErrNoSleep: hooks never sleep on this kernel, so that no event can wait for a verdict.
 var ErrNoSleep = errors.New("events cannot wait for verdicts on this kernel")
 
 // CheckDeadline is CheckCache for Config.Deadline.
@@ -68,7 +68,8 @@ func (c *Config) deny() [2]uint64 {
 }
 
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
-// sleep, and who serves and guards it.
+// sleep, and who serves and guards it; or, where there are no gates and tasks look again and
+// again (loader.TierPoll), an attendant.
 type doorkeeper struct {
 	judge  func(raw []byte) error // Namespace.judge
 	record event.Record           // scratch of that: who makes one for each event pays for its memory
@@ -85,14 +86,17 @@ type doorkeeper struct {
 	guard  *gateproc.Process // its process
 	past   verdict.Stats     // of the gates before
 
-	guarded chan struct{}         // closed when nobody guards any more
+	guarded chan struct{}         // closed when nobody guards any more, or attends
 	failure atomic.Pointer[error] // why there is no gate
+
+	arrived chan struct{} // the attendant has looked; of one element; nil: there is none
+	rouse   func()        // lets the attendant look
 }
 
-// openGate makes the gate of a namespace that has its index. What it has made when it
-// fails, Close gives back.
+// openGate makes the gate of a namespace that has its index, or what stands for it. What it
+// has made when it fails, Close gives back.
 func (n *Namespace) openGate() error {
-	if n.engine.Gate() == nil {
+	if !n.engine.Support().Tier.Waits() {
 		return fmt.Errorf("%w: it has tier %s, %s", ErrNoSleep, n.engine.Support().Tier, n.engine.Support().TierReason)
 	}
 	d := &doorkeeper{judge: n.judge}
@@ -104,12 +108,39 @@ func (n *Namespace) openGate() error {
 	if !n.config.NoLook {
 		d.lookout = newLookout(n.watch)
 	}
+	if n.engine.Gate() == nil {
+		d.arrived, d.rouse = make(chan struct{}, 1), n.magazine.Wake
+		n.look() // the attendant waits for what that leaves
+		d.guarded = make(chan struct{})
+		go n.attend()
+		return nil
+	}
 	if err := n.buildGate(); err != nil {
 		return err
 	}
 	d.guarded = make(chan struct{})
 	go n.guardGate()
 	return nil
+}
+
+// attend judges what comes into the magazine of a namespace whose tasks do not ask for their
+// verdicts, but look for them.
+func (n *Namespace) attend() {
+	d := n.door
+	defer close(d.guarded)
+	for !d.over.Load() {
+		err := n.magazine.WaitScan(beatEvery)
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			_, err = n.magazine.Scan(d.judge)
+		}
+		select {
+		case d.arrived <- struct{}{}:
+		default:
+		}
+		if err != nil {
+			return // the reader meets it too, and reports it
+		}
+	}
 }
 
 // buildGate makes a gate, its connection and its process.
@@ -187,6 +218,14 @@ func (d *doorkeeper) endProcess() {
 	}
 }
 
+// attendant returns what says that the attendant has looked; nil if there is none.
+func (d *doorkeeper) attendant() <-chan struct{} {
+	if d == nil {
+		return nil
+	}
+	return d.arrived
+}
+
 // err says why the namespace has no gate any more; nil while it has one.
 func (d *doorkeeper) err() error {
 	if d == nil {
@@ -255,7 +294,10 @@ func (n *Namespace) judge(raw []byte) (err error) {
 // are those of verdict.Slots.Decide. Only where the Config has a Judge, and until Close;
 // from any goroutine, also from the Judge.
 func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
-	return n.door.gate.Load().Decide(slot, ticket, v)
+	if gate := n.door.gate.Load(); gate != nil {
+		return gate.Decide(slot, ticket, v)
+	}
+	return n.door.slots.Decide(slot, ticket, v)
 }
 
 // DecideAsync is verdict.Slots.DecideAsync: nobody sleeps with such an event, who would have to
@@ -265,7 +307,8 @@ func (n *Namespace) DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verd
 }
 
 // GateStats returns what happened at the gates of the namespace, and how many there were:
-// more than one means that gate processes have ended. Only where the Config has a Judge.
+// more than one means that gate processes have ended, none that tasks look for their verdicts.
+// Only where the Config has a Judge.
 func (n *Namespace) GateStats() (stats verdict.Stats, gates uint64) {
 	d := n.door
 	d.mu.Lock()
@@ -313,6 +356,9 @@ func (d *doorkeeper) close() error {
 	d.shut()
 	d.lookout.end()
 	if d.guarded != nil {
+		if d.rouse != nil {
+			d.rouse()
+		}
 		d.endProcess()
 		<-d.guarded
 	}

@@ -117,6 +117,7 @@ type magazine interface {
 	Scan(fn func(record []byte) error) (n int, err error)
 	Await(limit time.Duration) bool
 	Wait(timeout time.Duration) error
+	WaitScan(timeout time.Duration) error
 	Wake()
 	Drained() bool
 	Close() error
@@ -221,7 +222,7 @@ func (n *Namespace) make() error {
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()), Wait: uint64(n.config.Wait), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
+		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()), Wait: uint64(n.config.Wait), Deadline: uint64(n.config.Deadline), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil
@@ -364,6 +365,13 @@ func (n *Namespace) waitForRecords(ctx context.Context) error {
 	if n.shut.Load() != 0 {
 		// A hook under way may end without a record, and then wakes nobody.
 		look = min(look, 10*time.Millisecond)
+	}
+	if arrived := n.door.attendant(); arrived != nil {
+		select {
+		case <-arrived:
+		case <-time.After(look):
+		}
+		return ctx.Err()
 	}
 	err := n.magazine.Wait(look)
 	if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -69,6 +69,8 @@ func (m *memory) Scan(func(record []byte) error) (n int, err error) { return 0, 
 
 func (m *memory) Await(time.Duration) bool { return false }
 
+func (m *memory) WaitScan(timeout time.Duration) error { return m.Wait(timeout) }
+
 func (m *memory) Wait(timeout time.Duration) error {
 	select {
 	case <-m.wake:

@@ -75,6 +75,7 @@ func (n *Namespace) inherit() error {
 	if n.aggregate, err = aggregate(os.DirFS("/sys"), n.config.Digest); err != nil {
 		return err
 	}
+	atomic.StoreUint64(&n.state.Deadline, uint64(n.config.Deadline))
 	return n.openGate()
 }
 

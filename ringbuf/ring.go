@@ -66,17 +66,21 @@ func (r *ring) header(position uint64) uint32 {
 	return atomic.LoadUint32((*uint32)(unsafe.Pointer(&r.data[position&r.mask])))
 }
 
-// head may be called while another goroutine reads. The header it looks at may
-// then be gone already, and the answer wrong in either direction: a wrong
-// headReady costs an idle ReadBatch, a wrong headBusy a look more a moment later.
-// headEmpty is never wrong, and it is the one that a reader may sleep on.
-func (r *ring) head() headState {
-	consumer := atomic.LoadUint64(r.consumer)
-	if consumer == atomic.LoadUint64(r.producer) {
+// head says what stands at the consumer position. It may be called while another goroutine
+// reads. The header it looks at may then be gone already, and the answer wrong in either
+// direction: a wrong headReady costs an idle ReadBatch, a wrong headBusy a look more a moment
+// later. headEmpty is never wrong, and it is the one that a reader may sleep on.
+func (r *ring) head() headState { return r.state(atomic.LoadUint64(r.consumer)) }
+
+// next is head at the position where scan goes on.
+func (r *ring) next() headState { return r.state(atomic.LoadUint64(&r.scanned)) }
+
+func (r *ring) state(position uint64) headState {
+	if position == atomic.LoadUint64(r.producer) {
 		return headEmpty
 	}
 	// A misaligned position is corrupt: read finds that out.
-	if consumer%headerSize == 0 && r.header(consumer)&busyFlag != 0 {
+	if position%headerSize == 0 && r.header(position)&busyFlag != 0 {
 		return headBusy
 	}
 	return headReady
@@ -105,13 +109,6 @@ func (r *ring) read(closed *atomic.Bool, fn func(record []byte) error) (n int, e
 // leaves them in the ring.
 func (r *ring) scan(closed *atomic.Bool, fn func(record []byte) error) (n int, err error) {
 	return r.walk(&r.scanned, r.producer, closed, fn)
-}
-
-// fresh says whether the record that scan comes to next is complete. It may be called while
-// another goroutine scans; then it is about a record that this one may have had.
-func (r *ring) fresh() bool {
-	scanned := atomic.LoadUint64(&r.scanned)
-	return scanned != atomic.LoadUint64(r.producer) && scanned%headerSize == 0 && r.header(scanned)&busyFlag == 0
 }
 
 // walk hands the complete records between two positions to fn and moves the first along.

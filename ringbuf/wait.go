@@ -33,7 +33,7 @@ var one = [8]byte{1}
 // one means for ever; others are rounded up to milliseconds.
 //
 // It returns os.ErrDeadlineExceeded when the time is over and ErrClosed when the
-// Magazine is closed. One goroutine at a time, a second one waits; another
+// Magazine is closed. One goroutine at a time in Wait or WaitScan, a second one waits; another
 // goroutine may be in ReadBatch meanwhile.
 //
 // Why no wake-up is missed: the kernel writes the header and then looks at the
@@ -45,7 +45,14 @@ var one = [8]byte{1}
 // Why edges: ringbuf_map_poll_kern reports "readable" as soon as something is
 // reserved. Level-triggered, epoll_wait would come back at once, again and again,
 // while the record at the head is busy. An edge comes with each signal only.
-func (m *Magazine) Wait(timeout time.Duration) error {
+func (m *Magazine) Wait(timeout time.Duration) error { return m.wait(m.ring.head, timeout) }
+
+// WaitScan is Wait for Scan in place of ReadBatch, after the first Scan. The kernel half has to
+// wake for each record (BPF_RB_FORCE_WAKEUP): of itself the kernel does so only for a record
+// before which everything was read.
+func (m *Magazine) WaitScan(timeout time.Duration) error { return m.wait(m.ring.next, timeout) }
+
+func (m *Magazine) wait(next func() headState, timeout time.Duration) error {
 	m.waiter.Lock()
 	defer m.waiter.Unlock()
 	var deadline time.Time
@@ -56,7 +63,7 @@ func (m *Magazine) Wait(timeout time.Duration) error {
 		if m.closed.Load() {
 			return ErrClosed
 		}
-		head := m.ring.head()
+		head := next()
 		if head == headReady {
 			return nil
 		}
@@ -97,7 +104,7 @@ func (m *Magazine) Await(limit time.Duration) bool {
 			if m.closed.Load() {
 				return false
 			}
-			if m.ring.fresh() {
+			if m.ring.next() == headReady {
 				return true
 			}
 		}

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 // external runs tsem-bpf run --external with more words. Its deadline is long enough for
@@ -41,7 +39,7 @@ func agentScript(t *testing.T, script string) string {
 // needExternal ends a test where events cannot wait, when it has seen that tsem-bpf says so.
 func needExternal(t *testing.T) {
 	t.Helper()
-	if engine.Support().Tier == loader.TierSleep {
+	if engine.Support().Tier.Waits() {
 		return
 	}
 	_, stderr, status := external(t, "--", "true")

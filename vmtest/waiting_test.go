@@ -248,7 +248,7 @@ func (l *labored) end(t *testing.T) {
 	}
 	stats, gates := l.n.GateStats()
 	t.Logf("%+v", stats)
-	if stats.Late != 0 || stats.Killed != 0 || stats.Bad != 0 || gates != 1 {
+	if stats.Late != 0 || stats.Killed != 0 || stats.Bad != 0 || gates != gatesWanted() {
 		t.Errorf("%d gates, %+v", gates, stats)
 	}
 	l.n.Shut()
@@ -268,7 +268,10 @@ func TestManyWait(t *testing.T) {
 }
 
 func testManyWait(t *testing.T) {
-	const tasks = 500
+	tasks := 500
+	if !hasGates() {
+		tasks = 20 // each of them keeps a CPU busy
+	}
 	type wait struct {
 		slot   uint32
 		ticket uint64
@@ -364,7 +367,7 @@ func testSignalsWhileWaiting(t *testing.T) {
 	group.Wait()
 	stats, _ := l.n.GateStats()
 	t.Logf("%d signals, of which %d came while the task slept", sent, stats.Interrupted)
-	if stats.Interrupted == 0 || judged != often {
+	if hasGates() && stats.Interrupted == 0 || judged != often {
 		t.Errorf("%d of %d signals came while the task slept; %d opens were judged", stats.Interrupted, sent, judged)
 	}
 }

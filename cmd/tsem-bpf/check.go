@@ -77,9 +77,12 @@ func (r *checkReport) print(std *streams) error {
 			}
 		}
 		row("tier", "%s: %s", r.Tier, r.TierReason)
-		waits := "cannot wait for an agent: run --external needs tier " + string(loader.TierSleep)
-		if r.Tier == loader.TierSleep {
+		waits := "cannot wait for an agent: run --external needs tier sleep or poll"
+		switch r.Tier {
+		case loader.TierSleep:
 			waits = "can wait for an agent (run --external)"
+		case loader.TierPoll:
+			waits = "can wait for an agent (run --external), and keep their CPU busy meanwhile"
 		}
 		row("events", "%s", waits)
 		row("digests", "%s", r.Digests)

@@ -19,7 +19,7 @@ import (
 
 // externalFlags are the flags of a namespace whose tasks wait for an agent.
 type externalFlags struct {
-	External  bool           `help:"Let CMD wait, in each hook that can sleep, until an agent has judged the event. Needs a kernel of tier sleep (tsem-bpf check)."`
+	External  bool           `help:"Let CMD wait, in each hook that can sleep, until an agent has judged the event. Needs a kernel of tier sleep or poll (tsem-bpf check)."`
 	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: trusts everything. exec:COMMAND: a program that reads a record a line and answers, for each of type event, \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; the words of COMMAND are split at blanks (default trust)."`
 	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
 	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM, and so does each later one of that task and of the children it then has. Without it they are marked only."`

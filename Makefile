@@ -50,12 +50,12 @@ race-test: race-setup ## Run them with the race detector, which needs a C compil
 .PHONY: vm-test
 vm-test: vm-setup build $(KERNELS:%=vm-test-%) ## Run the tests that need a kernel, on all of them.
 
-# $(call vm-test,KERNEL,FLAGS OF GO TEST,FLAGS OF VMTEST/RUN)
+# $(call vm-test,KERNEL,FLAGS OF GO TEST,FLAGS OF VMTEST/RUN,COMMAND THAT RUNS THE TEST)
 define vm-test
 	@mkdir -p build/tmp
 	@echo "== kernel $(1)"
 	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest $(2) \
-		-exec "$(CURDIR)/vmtest/run $(3) -r -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run $(3) -r -W -k $(1) -m 2G -t $(VM_SECONDS) -- $(4)" ./vmtest
 endef
 
 .PHONY: vm-test-%
@@ -84,6 +84,17 @@ vng-events: vm-setup vng-setup build ## Run TestEvents under virtme-ng, on the n
 .PHONY: preempt-test
 preempt-test: vm-setup build ## Run the tests under load with preempt=full, on the oldest kernel.
 	$(call vm-test,6.1,-run '^Test(Completeness|Forks)$$',-a preempt=full)
+
+# Who waits and who answers take turns there: nothing may wait for what only runs beside it.
+WAITS := ^Test(Accidents|Disturbed|External.*|InTime|Idle|KilledWhileWaiting|LockedDirectory|LookInVain|ManyWait|Orphan|Pending.*|SignalsWhileWaiting|Takeover|Trust.*|Verdict.*)$$
+
+.PHONY: one-cpu-test
+one-cpu-test: $(KERNELS:%=one-cpu-test-%) ## Run the tests of waits with one CPU, then with GOMAXPROCS=1, on all kernels.
+
+.PHONY: one-cpu-test-%
+one-cpu-test-%: vm-setup build
+	$(call vm-test,$*,-run '$(WAITS)',-c 1)
+	$(call vm-test,$*,-run '$(WAITS)',,env GOMAXPROCS=1)
 
 .PHONY: cost-test
 cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.

@@ -16,7 +16,7 @@ type asyncEvent struct {
 
 // addAsync notes an event with which nobody waits. The numbers of a namespace have no gaps,
 // so each stays until asyncKept more events have come.
-func (w *waits) addAsync(e asyncEvent) {
+func (w *Waits) addAsync(e asyncEvent) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.async == nil {
@@ -27,7 +27,7 @@ func (w *waits) addAsync(e asyncEvent) {
 
 // findAsync returns the event that a reply is about, once, if nobody waits with that. The
 // error is ErrReply.
-func (w *waits) findAsync(r control.Release) (e asyncEvent, ok bool, err error) {
+func (w *Waits) findAsync(r control.Release) (e asyncEvent, ok bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if r.Number == 0 || w.async == nil {

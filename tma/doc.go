@@ -8,10 +8,10 @@
 // so and calls Decide later. Trust is such a Judge. Exec is an agent that is a process of
 // its own:
 //
-//	namespace ── Judge ──> waits: who waits, by task number
+//	namespace ── Judge ──> Waits: who waits, by task number
 //	          ── Write ──> a record a line, on its standard input
 //	                             agent: "trusted pid=P tnum=T"
-//	          <─ Decide ── waits <── on its standard output
+//	          <─ Decide ── Waits <── on its standard output
 //
 // An agent that fails is never a reason to hang. Whatever waits for it, or comes later, is
 // decided Closed; what that means is up to the namespace: refused where it enforces trust.

@@ -61,7 +61,7 @@ type Exec struct {
 	stderr io.Writer
 	stuck  time.Duration
 
-	waits    waits
+	waits    *Waits
 	records  atomic.Uint64 // handed to Write
 	answered uint64        // lines read from it; of the goroutine that reads
 
@@ -94,7 +94,7 @@ func New(args []string, stuck time.Duration, stderr io.Writer) (*Exec, error) {
 	}
 	return &Exec{
 		args: append([]string{path}, args[1:]...), stuck: stuck, stderr: stderr,
-		waits: newWaits(), failed: make(chan struct{}), exited: make(chan struct{}), read: make(chan struct{}),
+		waits: NewWaits(nil, nil), failed: make(chan struct{}), exited: make(chan struct{}), read: make(chan struct{}),
 	}, nil
 }
 
@@ -132,13 +132,7 @@ func (a *Exec) Start(decide Decide, decideAsync DecideAsync) error {
 func (a *Exec) String() string { return "agent " + strings.Join(a.args, " ") }
 
 // Judge is a namespace.Judge: the agent decides later. It does no I/O.
-func (a *Exec) Judge(r *event.Record) verdict.Verdict {
-	if r.Kind() == event.KindAsync {
-		a.waits.addAsync(asyncEvent{r.Number(), r.Tnum(), r.Ticket(), r.Slot(), r.TID()})
-		return verdict.None
-	}
-	return a.waits.add(r.Tnum(), waiting{slot: r.Slot(), ticket: r.Ticket(), pid: r.TID(), number: r.Number()})
-}
+func (a *Exec) Judge(r *event.Record) verdict.Verdict { return a.waits.Judge(r) }
 
 // Write hands whole lines of records to the agent. While it is further behind than a pipe
 // holds, Write waits, and with it whoever reads the magazine; the deadline decides about
@@ -210,7 +204,7 @@ func (a *Exec) reply(line []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := a.waits.reply(r); err != nil {
+	if err := a.waits.Reply(r); err != nil {
 		return err
 	}
 	a.answered++
@@ -242,7 +236,7 @@ func (a *Exec) gone(what string) {
 	if a.ending.Load() {
 		return
 	}
-	a.waits.close()
+	a.waits.Close()
 	select {
 	case <-a.exited:
 		what = "exit status 0"
@@ -257,7 +251,7 @@ func (a *Exec) gone(what string) {
 // fail ends the agent. The first reason counts.
 func (a *Exec) fail(err error) {
 	a.once.Do(func() {
-		a.waits.close()
+		a.waits.Close()
 		_ = a.cmd.Process.Kill() // it may be gone
 		a.err = fmt.Errorf("%s: %w", a, err)
 		close(a.failed)
@@ -279,10 +273,7 @@ func (a *Exec) Err() error {
 }
 
 // Stats returns the counters.
-func (a *Exec) Stats() Stats {
-	decided, late := a.waits.stats()
-	return Stats{Decided: decided, Late: late}
-}
+func (a *Exec) Stats() Stats { return a.waits.Stats() }
 
 // Close ends the agent: it closes its standard input, and kills it if it has not ended 2
 // seconds later; that is the error. What still waits is decided Closed.
@@ -303,7 +294,7 @@ func (a *Exec) Close() error {
 			a.closed = fmt.Errorf("%s: killed, as it had not ended %v after its standard input", a, grace)
 		}
 		<-a.read
-		a.waits.close()
+		a.waits.Close()
 	})
 	return a.closed
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/tsem-bpf/tsem-bpf/control"
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -19,7 +20,7 @@ type waiting struct {
 	done   bool   // it has its reply
 }
 
-// waits knows who waits for the agent, by task number. It never has more tasks than there
+// Waits knows who waits for an agent, by task number. It never has more tasks than there
 // are slots: a slot belongs to one task until that exits.
 //
 // A reply need not say which event of a task it is about. It is then about the oldest one
@@ -28,35 +29,53 @@ type waiting struct {
 //
 // Its lock is held for a few instructions; who deals with an agent by lines of text pays for
 // system calls and other processes as well. Any goroutine.
-type waits struct {
+type Waits struct {
 	mu     sync.Mutex
 	tasks  map[uint64]*waiting
 	owners map[uint32]uint64 // the task number of the last task in a slot
+	pids   map[uint32]uint64 // the task number of the last task of a pid
 	async  []asyncEvent      // the latest events with which nobody waited; nil: there was none
 	closed bool
 
 	decide      Decide
 	decideAsync DecideAsync
 
-	decided, late uint64 // replies that had an effect, and that had none
+	stats Stats
 }
 
-func newWaits() waits {
-	return waits{tasks: make(map[uint64]*waiting), owners: make(map[uint32]uint64)}
+// NewWaits returns one in which nobody waits. What is decided goes to the two functions.
+func NewWaits(decide Decide, decideAsync DecideAsync) *Waits {
+	return &Waits{
+		tasks: make(map[uint64]*waiting), owners: make(map[uint32]uint64), pids: make(map[uint32]uint64),
+		decide: decide, decideAsync: decideAsync,
+	}
+}
+
+// Judge is a namespace.Judge: the agent decides later, unless there is none any more. It does no
+// I/O.
+func (w *Waits) Judge(r *event.Record) verdict.Verdict {
+	if r.Kind() == event.KindAsync {
+		w.addAsync(asyncEvent{r.Number(), r.Tnum(), r.Ticket(), r.Slot(), r.TID()})
+		return verdict.None
+	}
+	return w.add(r.Tnum(), waiting{slot: r.Slot(), ticket: r.Ticket(), pid: r.TID(), number: r.Number()})
 }
 
 // add notes that a task waits; the result is that of a Judge.
-func (w *waits) add(tnum uint64, now waiting) verdict.Verdict {
+func (w *Waits) add(tnum uint64, now waiting) verdict.Verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return verdict.Closed
 	}
 	if owner := w.owners[now.slot]; owner != tnum {
-		delete(w.tasks, owner)
+		w.forget(owner)
 		w.owners[now.slot] = tnum
 	}
 	if before, ok := w.tasks[tnum]; ok {
+		if before.pid != now.pid { // an exec gives a thread the pid of its process
+			delete(w.pids, before.pid)
+		}
 		if now.owed = before.owed; !before.done {
 			now.owed++
 		}
@@ -64,26 +83,52 @@ func (w *waits) add(tnum uint64, now waiting) verdict.Verdict {
 	} else {
 		w.tasks[tnum] = &now
 	}
+	w.pids[now.pid] = tnum
 	return verdict.None
 }
 
-// reply does what a reply says. One about an event that waits no longer, or never did, and
+// forget forgets a task that has exited.
+func (w *Waits) forget(tnum uint64) {
+	if t, ok := w.tasks[tnum]; ok && w.pids[t.pid] == tnum {
+		delete(w.pids, t.pid)
+	}
+	delete(w.tasks, tnum)
+}
+
+// Knows says whether a reply is about a task that waits or has waited, and may be there still.
+func (w *Waits) Knows(r control.Release) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.tasks[w.taskOf(r)]
+	return ok
+}
+
+// taskOf returns the number of the task that a reply is about: without one it is the last that
+// has waited with its pid. 0: there is none.
+func (w *Waits) taskOf(r control.Release) uint64 {
+	if r.TNum != 0 {
+		return r.TNum
+	}
+	return w.pids[r.PID]
+}
+
+// Reply does what a reply says. One about an event that waits no longer, or never did, and
 // one about an unknown task has no effect and is counted as late. The error is ErrReply.
-func (w *waits) reply(r control.Release) error {
+func (w *Waits) Reply(r control.Release) error {
 	won, err := w.apply(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case won:
-		w.decided++
+		w.stats.Decided++
 	case err == nil:
-		w.late++
+		w.stats.Late++
 	}
 	return err
 }
 
 // apply does what a reply says, and says whether that had an effect.
-func (w *waits) apply(r control.Release) (bool, error) {
+func (w *Waits) apply(r control.Release) (bool, error) {
 	if e, ok, err := w.findAsync(r); ok || err != nil {
 		if err != nil {
 			return false, err
@@ -101,10 +146,10 @@ func (w *waits) apply(r control.Release) (bool, error) {
 
 // find returns the slot and ticket of the event that a reply is about; slot 0: of none that
 // waits.
-func (w *waits) find(r control.Release) (slot uint32, ticket uint64, err error) {
+func (w *Waits) find(r control.Release) (slot uint32, ticket uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t, ok := w.tasks[r.TNum]
+	t, ok := w.tasks[w.taskOf(r)]
 	switch {
 	case !ok || w.closed:
 		return 0, 0, nil
@@ -122,11 +167,11 @@ func (w *waits) find(r control.Release) (slot uint32, ticket uint64, err error) 
 	return t.slot, t.ticket, nil
 }
 
-// close decides Closed about all who wait, and from now on about all who come.
-func (w *waits) close() {
+// Close decides Closed about all who wait, and from now on about all who come.
+func (w *Waits) Close() {
 	w.mu.Lock()
 	tasks, decide := w.tasks, w.decide
-	w.closed, w.tasks, w.owners = true, nil, nil
+	w.closed, w.tasks, w.owners, w.pids = true, nil, nil, nil
 	w.mu.Unlock()
 	for _, t := range tasks {
 		if !t.done {
@@ -136,8 +181,9 @@ func (w *waits) close() {
 	}
 }
 
-func (w *waits) stats() (decided, late uint64) {
+// Stats returns how the replies are counted.
+func (w *Waits) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.decided, w.late
+	return w.stats
 }

@@ -19,11 +19,11 @@ type host struct {
 	t     *testing.T
 	all   []bpf.Slot
 	slots *verdict.Slots
-	waits waits
+	waits *Waits
 }
 
 func newHost(t *testing.T, slots int) *host {
-	h := &host{t: t, all: make([]bpf.Slot, slots), waits: newWaits()}
+	h := &host{t: t, all: make([]bpf.Slot, slots), waits: NewWaits(nil, nil)}
 	h.slots = verdict.NewSlots(h.all)
 	h.waits.decide, h.waits.decideAsync = h.slots.Decide, h.slots.DecideAsync
 	return h
@@ -38,7 +38,7 @@ func (h *host) begin(tnum uint64, slot uint32, ticket, number uint64) verdict.Ve
 // reply lets the agent reply about a task; number 0: without.
 func (h *host) reply(v verdict.Verdict, tnum, number uint64) {
 	h.t.Helper()
-	if err := h.waits.reply(control.Release{Verdict: v, PID: uint32(tnum) + 100, TNum: tnum, Number: number}); err != nil {
+	if err := h.waits.Reply(control.Release{Verdict: v, PID: uint32(tnum) + 100, TNum: tnum, Number: number}); err != nil {
 		h.t.Error(err)
 	}
 }
@@ -47,8 +47,8 @@ func (h *host) reply(v verdict.Verdict, tnum, number uint64) {
 func (h *host) want(slot uint32, want verdict.Verdict, decided, late uint64) {
 	h.t.Helper()
 	_, v, err := h.slots.Load(slot)
-	if d, l := h.waits.stats(); err != nil || v != want || d != decided || l != late {
-		h.t.Errorf("slot %d: %v, %v; %d decided, %d late; want %v, %d, %d", slot, v, err, d, l, want, decided, late)
+	if got := h.waits.Stats(); err != nil || v != want || got != (Stats{decided, late}) {
+		h.t.Errorf("slot %d: %v, %v; %+v; want %v, %d, %d", slot, v, err, got, want, decided, late)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestWaitsAsync(t *testing.T) {
 	h.want(3, verdict.Trusted, 3, 2)
 
 	h.pass(1, 3, 5, 14)
-	err := h.waits.reply(control.Release{Verdict: verdict.Untrusted, PID: 5, TNum: 1, Number: 14})
+	err := h.waits.Reply(control.Release{Verdict: verdict.Untrusted, PID: 5, TNum: 1, Number: 14})
 	if want := `not a reply: "untrusted pid=5 tnum=1", but task 1 has pid 101`; !errors.Is(err, ErrReply) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
@@ -165,12 +165,44 @@ func TestWaitsAsync(t *testing.T) {
 func TestWaitsForeignPid(t *testing.T) {
 	h := newHost(t, 8)
 	h.begin(1, 3, 1, 10)
-	err := h.waits.reply(control.Release{Verdict: verdict.Trusted, PID: 5, TNum: 1})
+	err := h.waits.Reply(control.Release{Verdict: verdict.Trusted, PID: 5, TNum: 1})
 	const want = `not a reply: "trusted pid=5 tnum=1", but task 1 has pid 101`
 	if !errors.Is(err, ErrReply) || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
 	}
 	h.want(3, verdict.None, 0, 0)
+}
+
+// TestWaitsPid: without a task number a reply is about the last task with that pid.
+func TestWaitsPid(t *testing.T) {
+	h := newHost(t, 8)
+	release := func(v verdict.Verdict, pid uint32, known bool) {
+		t.Helper()
+		r := control.Release{Verdict: v, PID: pid}
+		if got := h.waits.Knows(r); got != known {
+			t.Errorf("pid %d is known: %v", pid, got)
+		}
+		if err := h.waits.Reply(r); err != nil {
+			t.Error(err)
+		}
+	}
+	h.begin(1, 3, 1, 10)
+	release(verdict.Trusted, 102, false)
+	h.want(3, verdict.None, 0, 1)
+	release(verdict.Trusted, 101, true)
+	h.want(3, verdict.Trusted, 1, 1)
+	h.waits.add(1, waiting{slot: 3, ticket: 2, pid: 55}) // after an exec
+	h.all[3].Word = 2 << 8
+	release(verdict.Trusted, 101, false)
+	release(verdict.Untrusted, 55, true)
+	h.want(3, verdict.Untrusted, 2, 2)
+	h.all[3].Word = 3 << 8
+	h.waits.add(9, waiting{slot: 3, ticket: 3, pid: 55}) // another task, with the pid and the slot of the first
+	release(verdict.Trusted, 55, true)
+	h.want(3, verdict.Trusted, 3, 2)
+	h.begin(10, 3, 4, 13)
+	release(verdict.Trusted, 55, false)
+	h.want(3, verdict.None, 3, 3)
 }
 
 // TestWaitsClose: who waits is decided, once, and nobody waits from then on.
@@ -183,7 +215,7 @@ func TestWaitsClose(t *testing.T) {
 	if _, err := h.slots.Decide(5, 1, verdict.Late); err != nil {
 		t.Fatal(err)
 	}
-	h.waits.close()
+	h.waits.Close()
 	h.want(3, verdict.Closed, 1, 0)
 	h.want(4, verdict.Trusted, 1, 0)
 	h.want(5, verdict.Late, 1, 0)
@@ -192,7 +224,7 @@ func TestWaitsClose(t *testing.T) {
 	}
 	h.reply(verdict.Trusted, 1, 0)
 	h.want(3, verdict.None, 1, 1)
-	h.waits.close()
+	h.waits.Close()
 }
 
 // TestWaitsBounded: tasks that are gone make room for those that have their slots.
@@ -201,8 +233,8 @@ func TestWaitsBounded(t *testing.T) {
 	for tnum := uint64(1); tnum <= 1000; tnum++ {
 		h.begin(tnum, uint32(tnum%7+1), tnum, tnum)
 	}
-	if len(h.waits.tasks) != 7 || len(h.waits.owners) != 7 {
-		t.Errorf("%d tasks, %d slots", len(h.waits.tasks), len(h.waits.owners))
+	if len(h.waits.tasks) != 7 || len(h.waits.owners) != 7 || len(h.waits.pids) != 7 {
+		t.Errorf("%d tasks, %d slots, %d pids", len(h.waits.tasks), len(h.waits.owners), len(h.waits.pids))
 	}
 	h.reply(verdict.Trusted, 1, 0)
 	h.reply(verdict.Trusted, 1000, 0)
@@ -230,7 +262,7 @@ func TestWaitsRace(t *testing.T) {
 		all.Go(func() {
 			for ticket := uint64(1); ticket <= events; ticket++ {
 				if tnum == 7 && ticket == events/2 {
-					h.waits.close()
+					h.waits.Close()
 				}
 				slot := uint32(tnum)
 				if h.begin(tnum, slot, ticket, ticket) != verdict.None {
@@ -253,8 +285,8 @@ func TestWaitsRace(t *testing.T) {
 		})
 	}
 	all.Wait()
-	decided, late := h.waits.stats()
-	if uint64(won["trusted"]) != decided || won["closed"] == 0 || won["trusted"]+won["late"]+won["closed"] != tasks*events {
-		t.Errorf("%d decided, %d late; won: %d trusted, %d late, %d closed", decided, late, won["trusted"], won["late"], won["closed"])
+	got := h.waits.Stats()
+	if uint64(won["trusted"]) != got.Decided || won["closed"] == 0 || won["trusted"]+won["late"]+won["closed"] != tasks*events {
+		t.Errorf("%+v; won: %d trusted, %d late, %d closed", got, won["trusted"], won["late"], won["closed"])
 	}
 }

@@ -8,12 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 )
 
 // bootPCRs are the registers of a TPM that say what was booted, firmware to boot loader:
 // TSEM's aggregate is made of PCR 0 to 7 (its documentation and trust.c; the ABI text says 8).
 const bootPCRs = 8
+
+// Aggregate returns the hardware measurement of the platform, as many bytes as the digest has.
+func Aggregate(h crypto.Hash) ([]byte, error) { return aggregate(os.DirFS("/sys"), h) }
 
 // aggregate returns the hardware measurement of the platform as TSEM has it: the digest of
 // the boot registers of the TPM. Without a TPM that has a bank for SHA-256 it is zeros. sys

@@ -25,6 +25,7 @@ func (n *Namespace) Export(ctx context.Context, dialect event.Dialect, w io.Writ
 		}
 	}
 	encoder := event.NewEncoder(dialect, n.config.Digest, n.joiner.ids)
+	encoder.Limit(n.config.MaxLine)
 	return n.Read(ctx, &lines{encoder: encoder, w: w, written: &n.written, cut: &n.omitted})
 }
 

@@ -67,6 +67,18 @@ func (c *Config) deny() [2]uint64 {
 	return bitsOf(c.Deny)
 }
 
+// Enforce makes DENY the action of all event types, for ever, as Config.Enforce does.
+func (n *Namespace) Enforce() {
+	n.life.RLock()
+	defer n.life.RUnlock()
+	for i, bits := range bitsOf(event.Hooks()) {
+		atomic.StoreUint64(&n.state.Deny[i], bits)
+	}
+	if n.config.Judge != nil && !n.config.FailOpen {
+		atomic.OrUint32(&n.state.Flags, bpf.NamespaceEnforcing)
+	}
+}
+
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they
 // sleep, and who serves and guards it; or, where there are no gates and tasks look again and
 // again (loader.TierPoll), an attendant.

@@ -26,6 +26,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/digest"
@@ -42,6 +43,7 @@ type Config struct {
 	Cache        int           // KiB of the magazine that each hook that cannot sleep has to itself; DefaultCache
 	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
 	Events       []event.Hook  // the types that are raised, all others are none; all
+	MaxLine      int           // bytes of a line that Export writes: event.Encoder.Limit; no limit
 
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.
 	Judge    Judge
@@ -227,7 +229,7 @@ func (n *Namespace) make() error {
 	if n.config.Judge == nil {
 		return nil
 	}
-	if n.aggregate, err = aggregate(os.DirFS("/sys"), n.config.Digest); err != nil {
+	if n.aggregate, err = Aggregate(n.config.Digest); err != nil {
 		return err
 	}
 	return n.openGate()
@@ -294,6 +296,11 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 // (loader.Engine.Caller), and out of any other one. Its children follow, its other threads stay
 // where they are. It waits for nothing. The errors are those of loader.Engine.Put.
 func (n *Namespace) Enter(c loader.Caller) error {
+	n.life.RLock()
+	defer n.life.RUnlock()
+	if n.release == nil { // the index may be another one's
+		return fmt.Errorf("enter namespace %d, which was closed: %w", n.id, unix.EBUSY)
+	}
 	return n.engine.Put(c, n.index)
 }
 

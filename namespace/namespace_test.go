@@ -3,8 +3,16 @@
 package namespace
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // What cannot be is refused before anything is made; the zero value is the default, and
@@ -30,5 +38,38 @@ func TestConfig(t *testing.T) {
 	}
 	if CheckCache(0) == nil || CheckWait(0) == nil {
 		t.Error("0 is taken for a size, or a time")
+	}
+}
+
+// TestEnforce: DENY becomes the action of all, and the namespace one that stays closed when its
+// keeper is killed, if it has an agent and does not fail open.
+func TestEnforce(t *testing.T) {
+	judge := func(*event.Record) verdict.Verdict { return verdict.Trusted }
+	for _, test := range []struct {
+		config Config
+		flags  uint32
+	}{
+		{Config{}, 0},
+		{Config{Judge: judge}, bpf.NamespaceEnforcing},
+		{Config{Judge: judge, FailOpen: true}, 0},
+	} {
+		n, _ := newNamespace(t, nil)
+		n.config = test.config
+		n.Enforce()
+		all := Config{Enforce: true}
+		if n.state.Deny != all.deny() || n.state.Flags != test.flags {
+			t.Errorf("%+v: actions %x, flags %#x", test.config, n.state.Deny, n.state.Flags)
+		}
+	}
+}
+
+// TestEnterClosed: nobody gets into a namespace whose index can be another one's.
+func TestEnterClosed(t *testing.T) {
+	n, _ := newNamespace(t, nil)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Enter(loader.Caller{}); !errors.Is(err, unix.EBUSY) {
+		t.Error(err)
 	}
 }

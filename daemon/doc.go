@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package daemon keeps the namespaces that orchestrators make through TSEM's control plane: a
+// Plane is what the files of package tsemfs stand for.
+//
+//	write to control ── Command ──> Create: a namespace, and the thread that writes is in it
+//	                                  │
+//	                                  v
+//	             event ── tma.Waits   namespace.Export ──> Queue ──> read of external_tma/N
+//	                          ^
+//	write to control ── Release
+//
+// Section numbers are those of docs/spec/semantics.md.
+//
+// # Whose namespace it is
+//
+// The orchestrator of a namespace is the process that is the parent of the thread that made it,
+// as in TSEM (4.4). It alone releases tasks of the namespace, by the key that the namespace was
+// made with, or without one by task number. What it writes besides, and what it reads in id, is about
+// that namespace, and for a thread in the namespace about its own.
+//
+// A release of a task that is gone, or that does not wait any more, has no effect, is counted
+// as late, and succeeds: orchestrators take every failed write for the end (0.1).
+//
+// # What ends
+//
+// When the orchestrator has ended, nobody can judge: what waits, and whatever comes later, is
+// decided Closed, which refuses it in a namespace that enforces and nowhere else. When the last task
+// of a namespace has exited, and its records are read or there is nobody to read them, the
+// namespace is gone.
+package daemon

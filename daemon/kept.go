@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/control"
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tma"
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+const (
+	// queueLimit is how many bytes of records nobody need have read before the magazine is read no
+	// further: a thousand of the longest.
+	queueLimit = 4 << 20
+	// lookEvery is how often it is looked whether a namespace has tasks, and its queue records.
+	lookEvery = 100 * time.Millisecond
+	// eventsPerKiB: an event of a hook that cannot sleep takes at most 240 bytes (namespace.DefaultCache).
+	eventsPerKiB = 4
+)
+
+// kept is a namespace that an orchestrator has.
+type kept struct {
+	plane        *Plane
+	id           uint64
+	namespace    Namespace
+	queue        *tsemfs.Queue
+	orchestrator uint32           // process id
+	pairing      *control.Pairing // nil: nobody waits
+	waits        *tma.Waits
+	sealed       bool // Plane.mu guards it
+
+	ended   <-chan struct{} // the orchestrator has ended
+	process io.Closer       // by which that is known
+	entered chan struct{}   // closed when the first task is there
+	stopped chan struct{}   // closed when the namespace shall end
+	stop    func()
+	unread  chan struct{} // closed when nobody reads records any more
+	gone    chan struct{} // closed when nothing is left of it
+}
+
+// make makes the namespace that a command asks for, without tasks.
+func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error) {
+	k := &kept{
+		plane: p, queue: tsemfs.NewQueue(queueLimit), orchestrator: orchestrator,
+		entered: make(chan struct{}), stopped: make(chan struct{}), unread: make(chan struct{}), gone: make(chan struct{}),
+	}
+	k.stop = sync.OnceFunc(func() { close(k.stopped) })
+	k.waits = tma.NewWaits(
+		func(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+			return k.namespace.Decide(slot, ticket, v)
+		},
+		func(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error) {
+			return k.namespace.DecideAsync(slot, ticket, tnum, v)
+		})
+	config := namespace.Config{
+		Digest: command.Digest, NSRefCurrent: command.NSRefCurrent, Deadline: p.deadline, MaxLine: tsemfs.MaxRecord,
+		Cache: min((int(command.Cache)+eventsPerKiB-1)/eventsPerKiB, namespace.MaxCache),
+	}
+	if command.Kind == control.External {
+		config.Judge = k.waits.Judge
+	}
+	var err error
+	if k.ended, k.process, err = p.kernel.Watch(orchestrator); err != nil {
+		return nil, err
+	}
+	if k.namespace, err = p.kernel.Make(config); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errnoOf(err), err), k.process.Close())
+	}
+	k.id = k.namespace.ID()
+	if command.Kind == control.External {
+		k.pairing = control.Pair(k.id, command)
+	}
+	go k.live()
+	return k, nil
+}
+
+// enforce makes DENY the action of all events. With Plane.mu held.
+func (k *kept) enforce() error {
+	if k.sealed {
+		return refuse(unix.EPERM, "enforce: namespace %d is sealed", k.id)
+	}
+	k.namespace.Enforce()
+	return nil
+}
+
+// seal ends the changes. With Plane.mu held.
+func (k *kept) seal() error {
+	if k.sealed {
+		return refuse(unix.EPERM, "seal: namespace %d is sealed", k.id)
+	}
+	k.sealed = true
+	return nil
+}
+
+// Write takes whole lines of records from Export. While nobody reads and the queue is full, it
+// waits, and with it whoever reads the magazine. When nobody will ever read, they are gone.
+func (k *kept) Write(lines []byte) (int, error) {
+	for line := range bytes.Lines(lines) {
+		for {
+			err := k.queue.Append(bytes.Clone(line))
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, tsemfs.ErrFull) {
+				return 0, err
+			}
+			select {
+			case <-k.unread:
+				return len(lines), nil
+			case <-time.After(lookEvery):
+			}
+		}
+	}
+	return len(lines), nil
+}
+
+// live keeps the namespace until nothing is left of it.
+func (k *kept) live() {
+	exported := make(chan error, 1)
+	go func() { exported <- k.namespace.Export(context.Background(), event.Current, k) }()
+	ended, stopped, entered := k.ended, (<-chan struct{})(k.stopped), (<-chan struct{})(k.entered)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	written, tasks, read := true, false, true // there are records to come, tasks, and somebody who reads
+	giveUp := func() {
+		if read {
+			close(k.unread)
+		}
+		read = false
+		k.waits.Close()
+	}
+	for written || tasks || read && k.queue.Len() > 0 {
+		select {
+		case <-entered:
+			entered, tasks = nil, true
+		case <-ended:
+			ended = nil
+			giveUp()
+			k.plane.say("the orchestrator of namespace %d, process %d, has ended: nobody judges its events", k.id, k.orchestrator)
+		case <-stopped:
+			stopped, entered, tasks = nil, nil, false
+			giveUp()
+			k.namespace.Shut()
+		case err := <-exported:
+			written = false
+			k.queue.End()
+			if err != nil {
+				k.waits.Close() // what is to be judged nobody would learn of
+				k.plane.say("namespace %d: %v", k.id, err)
+			}
+		case <-look.C:
+			if tasks && k.namespace.Tasks() == 0 {
+				tasks = false
+				k.namespace.Shut()
+			}
+		}
+	}
+	k.end()
+}
+
+// end takes away what is left of the namespace, and says how it was.
+func (k *kept) end() {
+	k.plane.mu.Lock()
+	delete(k.plane.all, k.id)
+	k.plane.mu.Unlock()
+	stats, totals := k.waits.Stats(), k.namespace.Totals()
+	k.plane.say("namespace %d has ended: %d events, %d released by its orchestrator, %d not in time, %d releases late",
+		k.id, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late)
+	if err := errors.Join(k.namespace.Close(), k.process.Close()); err != nil {
+		k.plane.say("namespace %d: %v", k.id, err)
+	}
+	close(k.gone)
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+// Namespace is what a Plane needs of a namespace.Namespace, which says what the methods do.
+type Namespace interface {
+	ID() uint64
+	Enter(c loader.Caller) error
+	Export(ctx context.Context, dialect event.Dialect, w io.Writer) error
+	Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error)
+	DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error)
+	Enforce()
+	Tasks() uint64
+	Totals() namespace.Totals
+	Shut()
+	Close() error
+}
+
+// Kernel is what a Plane needs of the kernel. Its methods may be called from any goroutine.
+type Kernel interface {
+	// Caller says who a thread is: loader.Engine.Caller.
+	Caller(tid uint32) (loader.Caller, error)
+	// Make makes an empty namespace: namespace.New.
+	Make(config namespace.Config) (Namespace, error)
+	// Watch returns a channel that is closed when a process has ended, or the Closer was closed.
+	// The error wraps unix.ESRCH if there is no such process.
+	Watch(pid uint32) (<-chan struct{}, io.Closer, error)
+}
+
+// Engine is the Kernel that a kernel half is part of.
+type Engine struct{ *loader.Engine }
+
+// Make implements Kernel.
+func (e Engine) Make(config namespace.Config) (Namespace, error) {
+	n, err := namespace.New(e.Engine, config)
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Watch implements Kernel.
+func (Engine) Watch(pid uint32) (<-chan struct{}, io.Closer, error) {
+	fd, err := unix.PidfdOpen(int(pid), unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	process := os.NewFile(uintptr(fd), "pidfd")
+	connection, err := process.SyscallConn()
+	if err != nil {
+		process.Close()
+		return nil, nil, fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = connection.Read(func(fd uintptr) bool {
+			// Readable when the process has ended (pidfd_open(2)).
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 || err != nil && err != unix.EINTR
+		})
+	}()
+	return ended, process, nil
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/control"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
+)
+
+// Plane is a tsemfs.Plane. Make it with New; Close ends all namespaces.
+type Plane struct {
+	kernel    Kernel
+	deadline  time.Duration
+	log       io.Writer
+	aggregate []byte
+
+	making  sync.WaitGroup // of Create, which Close waits for
+	mu      sync.Mutex
+	all     map[uint64]*kept
+	closing bool
+}
+
+var _ tsemfs.Plane = (*Plane)(nil)
+
+// New returns a Plane without namespaces. aggregate is the measurement of the platform
+// (namespace.Aggregate). deadline is how long an event waits for its release, 0:
+// namespace.DefaultDeadline. What nobody else is told goes to log, a line at a time and from any
+// goroutine.
+func New(kernel Kernel, aggregate []byte, deadline time.Duration, log io.Writer) *Plane {
+	return &Plane{kernel: kernel, deadline: deadline, log: log, aggregate: aggregate, all: make(map[uint64]*kept)}
+}
+
+// say writes a line to the log.
+func (p *Plane) say(format string, args ...any) {
+	fmt.Fprintf(p.log, "tsem-bpf: "+format+"\n", args...)
+}
+
+// refuse makes the error with which a write fails.
+func refuse(errno unix.Errno, format string, args ...any) error {
+	return fmt.Errorf(format+": %w", append(args, errno)...)
+}
+
+// Admit implements tsemfs.Plane. The kernel half has looked for the capability already, in file_open;
+// but below 6.2 the kernel may not have run that program.
+func (p *Plane) Admit(tid uint32) error {
+	c, err := p.kernel.Caller(tid)
+	if err != nil {
+		return err
+	}
+	if c.MacAdmin == 0 {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// Refused implements tsemfs.Plane.
+func (p *Plane) Refused(tid uint32, err error) {
+	p.say("thread %d wrote to control: %v", tid, err)
+}
+
+// ID implements tsemfs.Plane.
+func (p *Plane) ID(tid uint32) (uint64, error) {
+	c, err := p.kernel.Caller(tid)
+	if err != nil {
+		return 0, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.of(c)
+	switch {
+	case k == nil:
+		return 0, unix.ENOENT
+	case k.sealed && c.Namespace != 0:
+		return 0, unix.EACCES
+	}
+	return k.id, nil
+}
+
+// Aggregate implements tsemfs.Plane.
+func (p *Plane) Aggregate(tid uint32) ([]byte, error) {
+	c, err := p.kernel.Caller(tid)
+	if err != nil {
+		return nil, err
+	}
+	if c.Namespace != 0 {
+		return nil, unix.EACCES
+	}
+	return p.aggregate, nil
+}
+
+// Records implements tsemfs.Plane.
+func (p *Plane) Records(namespace uint64) *tsemfs.Queue {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if k := p.all[namespace]; k != nil {
+		return k.queue
+	}
+	return nil
+}
+
+// Namespaces implements tsemfs.Plane.
+func (p *Plane) Namespaces() []uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.all))
+}
+
+// Command implements tsemfs.Plane.
+func (p *Plane) Command(tid uint32, command control.Command) error {
+	c, err := p.kernel.Caller(tid)
+	if err != nil {
+		return err
+	}
+	switch command := command.(type) {
+	case control.Create:
+		return p.create(tid, c, command)
+	case control.Release:
+		return p.release(c, command)
+	case control.Enforce:
+		return p.change(c, "enforce", (*kept).enforce)
+	case control.Seal:
+		return p.change(c, "seal", (*kept).seal)
+	}
+	return refuse(unix.EINVAL, "%T is about an internal model, and no namespace has one", command)
+}
+
+// of returns the namespace that a thread is in, or the latest that its process orchestrates; nil
+// if there is none. With mu held.
+func (p *Plane) of(c loader.Caller) *kept {
+	if c.Namespace != 0 {
+		return p.all[c.Namespace]
+	}
+	var latest *kept
+	for _, k := range p.all {
+		if k.orchestrator == c.Tgid && (latest == nil || k.id > latest.id) {
+			latest = k
+		}
+	}
+	return latest
+}
+
+// change changes the namespace that a command is about (4.6).
+func (p *Plane) change(c loader.Caller, name string, change func(*kept) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.of(c)
+	if k == nil {
+		return refuse(unix.EINVAL, "%s by process %d, which is in no namespace of the control plane and orchestrates none", name, c.Tgid)
+	}
+	return change(k)
+}
+
+// create makes a namespace and puts a thread into it (4.3).
+func (p *Plane) create(tid uint32, c loader.Caller, command control.Create) error {
+	switch {
+	case c.Namespace != 0:
+		return refuse(unix.EPERM, "thread %d is in namespace %d, in which none can be made", tid, c.Namespace)
+	case command.Kind == control.Internal:
+		return refuse(unix.EOPNOTSUPP, "an internal namespace needs a model in the kernel")
+	}
+	p.mu.Lock()
+	if p.closing {
+		p.mu.Unlock()
+		return refuse(unix.ESHUTDOWN, "the control plane ends")
+	}
+	p.making.Add(1)
+	p.mu.Unlock()
+	defer p.making.Done()
+	k, err := p.make(c.Parent, command)
+	if err != nil {
+		return err
+	}
+	// Before the thread is there: it may be asked for its namespace at once.
+	p.mu.Lock()
+	p.all[k.id] = k
+	p.mu.Unlock()
+	// The number of the parent is still that of the process which is watched if the thread has it still.
+	again, err := p.kernel.Caller(tid)
+	if err == nil && again.Parent != c.Parent {
+		err = refuse(unix.ESRCH, "thread %d has lost its parent, process %d", tid, c.Parent)
+	}
+	if err == nil {
+		err = k.namespace.Enter(c)
+	}
+	if err != nil {
+		k.stop()
+		<-k.gone
+		return err
+	}
+	close(k.entered)
+	return nil
+}
+
+// errnoOf is the errno of a write for what can be wrong with a new namespace.
+func errnoOf(err error) unix.Errno {
+	switch {
+	case errors.Is(err, loader.ErrFull):
+		return unix.ENOSPC
+	case errors.Is(err, namespace.ErrNoSleep):
+		return unix.EOPNOTSUPP
+	}
+	return unix.EIO
+}
+
+// release releases a task (4.5).
+func (p *Plane) release(c loader.Caller, r control.Release) error {
+	p.mu.Lock()
+	var task, own *kept
+	for _, k := range p.all {
+		if k.pairing == nil {
+			continue
+		}
+		if k.waits.Knows(r) {
+			task = k
+		}
+		if k.orchestrator == c.Tgid && (own == nil || k == task) {
+			own = k
+		}
+	}
+	p.mu.Unlock()
+	switch {
+	case task == nil && own == nil: // its namespace has ended as well
+		p.say("process %d releases task %d, of which nothing is known", c.Tgid, r.PID)
+		return nil
+	case task == nil:
+		return own.waits.Reply(r)
+	case own == nil:
+		return refuse(unix.EINVAL, "%v by process %d, which orchestrates no namespace", r.Verdict, c.Tgid)
+	}
+	if err := own.pairing.Check(r, task.id); err != nil {
+		return err
+	}
+	if err := task.waits.Reply(r); err != nil {
+		return fmt.Errorf("%w: %w", unix.EINVAL, err)
+	}
+	return nil
+}
+
+// Close ends all namespaces: their tasks run on, no longer modeled, and what waits is decided
+// Closed.
+func (p *Plane) Close() {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	p.making.Wait()
+	p.mu.Lock()
+	all := slices.Collect(maps.Values(p.all))
+	p.mu.Unlock()
+	for _, k := range all {
+		k.stop()
+	}
+	for _, k := range all {
+		<-k.gone
+	}
+}

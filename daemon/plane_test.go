@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
+	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
+)
+
+// host is a kernel with processes of one thread each, and the Plane that asks it.
+type host struct {
+	*Plane
+	t *testing.T
+
+	mu         sync.Mutex
+	processes  map[uint32]*process
+	namespaces []*space
+	refuses    error // why Make fails
+	enters     error // why Enter fails
+	orphans    bool  // a thread loses its parent while its namespace is made
+	said       bytes.Buffer
+}
+
+type process struct {
+	loader.Caller
+	end chan struct{}
+}
+
+// space is a namespace of such a kernel.
+type space struct {
+	host     *host
+	id       uint64
+	config   namespace.Config
+	records  chan string
+	fails    chan error
+	shut     chan struct{}
+	stop     func()
+	enforced atomic.Bool
+	closed   atomic.Bool
+
+	mu      sync.Mutex
+	tasks   uint64
+	decided []string
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, processes: make(map[uint32]*process)}
+	h.Plane = New(h, bytes.Repeat([]byte{7}, 32), time.Minute, h)
+	return h
+}
+
+// spawn makes a process.
+func (h *host) spawn(pid, parent uint32) {
+	h.processes[pid] = &process{loader.Caller{Tgid: pid, Parent: parent, MacAdmin: 1}, make(chan struct{})}
+}
+
+func (h *host) Write(line []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.said.Write(line)
+}
+
+func (h *host) Caller(tid uint32) (loader.Caller, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.processes[tid]
+	if !ok {
+		return loader.Caller{}, unix.ESRCH
+	}
+	return p.Caller, nil
+}
+
+func (h *host) Make(config namespace.Config) (Namespace, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.refuses != nil {
+		return nil, h.refuses
+	}
+	s := &space{
+		host: h, id: uint64(len(h.namespaces) + 1), config: config,
+		records: make(chan string), fails: make(chan error), shut: make(chan struct{}),
+	}
+	s.stop = sync.OnceFunc(func() { close(s.shut) })
+	h.namespaces = append(h.namespaces, s)
+	if h.orphans {
+		for _, p := range h.processes {
+			p.Parent = 1
+		}
+	}
+	return s, nil
+}
+
+type closer func()
+
+func (c closer) Close() error { c(); return nil }
+
+func (h *host) Watch(pid uint32) (<-chan struct{}, io.Closer, error) {
+	p, ok := h.processes[pid]
+	if !ok {
+		return nil, nil, unix.ESRCH
+	}
+	return p.end, closer(func() {}), nil
+}
+
+func (s *space) ID() uint64 { return s.id }
+
+func (s *space) Enter(c loader.Caller) error {
+	if s.host.enters != nil {
+		return s.host.enters
+	}
+	s.host.mu.Lock()
+	defer s.host.mu.Unlock()
+	s.host.processes[c.Tgid].Namespace = s.id
+	s.add(1)
+	return nil
+}
+
+func (s *space) add(tasks int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tasks += uint64(tasks)
+}
+
+func (s *space) Export(_ context.Context, _ event.Dialect, w io.Writer) error {
+	for {
+		select {
+		case line := <-s.records:
+			if _, err := io.WriteString(w, line); err != nil {
+				return err
+			}
+		case err := <-s.fails:
+			return err
+		case <-s.shut:
+			return nil
+		}
+	}
+}
+
+func (s *space) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.decided = append(s.decided, fmt.Sprintf("%d.%d %v", slot, ticket, v))
+	return verdict.Outcome{Won: true}, nil
+}
+
+func (s *space) DecideAsync(slot uint32, ticket, _ uint64, v verdict.Verdict) (verdict.Outcome, bool, error) {
+	outcome, err := s.Decide(slot, ticket, v)
+	return outcome, false, err
+}
+
+func (s *space) Enforce() { s.enforced.Store(true) }
+
+func (s *space) Tasks() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tasks
+}
+
+func (s *space) Totals() namespace.Totals { return namespace.Totals{} }
+func (s *space) Shut()                    { s.stop() }
+func (s *space) Close() error             { s.closed.Store(true); s.stop(); return nil }
+
+// raise raises an event of a task, which waits in a slot.
+func (s *space) raise(pid uint32, tnum uint64) verdict.Verdict {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 22, Kind: 1, Slot: pid, Ticket: 1, TID: pid, Tnum: tnum, Number: tnum}}
+	for range 4 {
+		b.Scalar(0)
+	}
+	r, err := event.Parse(b.Record())
+	if err != nil {
+		s.host.t.Fatal(err)
+	}
+	return s.config.Judge(&r)
+}
+
+// want compares what was decided.
+func (s *space) want(decided ...string) {
+	s.host.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got, want := strings.Join(s.decided, ", "), strings.Join(decided, ", "); got != want {
+		s.host.t.Errorf("decided %s, want %s", got, want)
+	}
+	s.decided = nil
+}
+
+// create lets a process make a namespace.
+func (h *host) create(pid uint32, command string) *space {
+	h.t.Helper()
+	h.write(pid, command, 0)
+	if len(h.namespaces) == 0 {
+		h.t.Fatal("no namespace")
+	}
+	return h.namespaces[len(h.namespaces)-1]
+}
+
+// write lets a process write to control, by way of the file.
+func (h *host) write(pid uint32, command string, want unix.Errno) {
+	h.t.Helper()
+	handle := h.open(pid, unix.O_WRONLY, "control")
+	err := handle.(fuse.Writer).Write(pid, []byte(command+"\n"))
+	got, _ := errors.AsType[unix.Errno](err)
+	if got != want || (err == nil) != (want == 0) {
+		h.t.Errorf("process %d, %q: %v, want %v", pid, command, err, want)
+	}
+}
+
+// open opens a file for a process.
+func (h *host) open(pid, flags uint32, names ...string) fuse.Handle {
+	h.t.Helper()
+	handle, err := h.tryOpen(pid, flags, names...)
+	if err != nil {
+		h.t.Fatalf("process %d opens %v: %v", pid, names, err)
+	}
+	return handle
+}
+
+func (h *host) tryOpen(pid, flags uint32, names ...string) (fuse.Handle, error) {
+	node := fuse.Node(tsemfs.New(h.Plane))
+	for _, name := range names {
+		if node = node.(fuse.Dir).Lookup(name); node == nil {
+			return nil, unix.ENOENT
+		}
+	}
+	return node.(fuse.File).Open(pid, flags)
+}
+
+// read returns what a process reads in a file, or the error.
+func (h *host) read(pid uint32, names ...string) string {
+	handle, err := h.tryOpen(pid, unix.O_RDONLY, names...)
+	if err != nil {
+		return unix.ErrnoName(err.(unix.Errno))
+	}
+	text, err := handle.(fuse.Reader).Read(0, 4096)
+	if err != nil {
+		return unix.ErrnoName(err.(unix.Errno))
+	}
+	return string(text)
+}
+
+func (h *host) wantRead(pid uint32, want string, names ...string) {
+	h.t.Helper()
+	if got := h.read(pid, names...); got != want {
+		h.t.Errorf("process %d reads %q in %v, want %q", pid, got, names, want)
+	}
+}
+
+// wantGone waits until nothing is left of any namespace.
+func (h *host) wantGone() {
+	h.t.Helper()
+	time.Sleep(time.Second)
+	if left := h.Plane.Namespaces(); len(left) > 0 {
+		h.t.Errorf("namespaces %d are left", left)
+	}
+	for _, s := range h.namespaces {
+		if !s.closed.Load() {
+			h.t.Errorf("namespace %d is not closed", s.id)
+		}
+	}
+}
+
+// TestExternal: the life of a namespace as its orchestrator sees it.
+func TestExternal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		h.spawn(6, 1)
+		h.wantRead(5, "ENOENT", "id")
+		s := h.create(10, "external nsref=current digest=sha384 cache=130")
+		if c := s.config; c.Digest != crypto.SHA384 || !c.NSRefCurrent || c.Cache != 33 || c.Deadline != time.Minute || c.MaxLine != tsemfs.MaxRecord {
+			t.Errorf("%+v", c)
+		}
+		h.wantRead(5, "1\n", "id")
+		h.wantRead(10, "1\n", "id")
+		h.wantRead(6, "ENOENT", "id")
+		s.records <- "first\n"
+		s.records <- "second\nthird\n"
+		synctest.Wait()
+		h.wantRead(5, "first\n", "external_tma", "1")
+		h.wantRead(6, "second\n", "external_tma", "1")
+
+		if v := s.raise(10, 70); v != verdict.None {
+			t.Errorf("judged at once: %v", v)
+		}
+		h.write(6, "trusted pid=10 tnum=70", unix.EINVAL)
+		h.write(5, "trusted pid=10 key=00", unix.EINVAL)
+		h.write(5, "trusted pid=11 tnum=70", unix.EINVAL)
+		s.want()
+		h.write(5, "untrusted pid=10 tnum=70", 0)
+		s.want("10.1 untrusted")
+		h.write(5, "trusted pid=10 tnum=70", 0) // late
+		h.write(5, "trusted pid=99 tnum=71", 0) // unknown
+		h.write(6, "trusted pid=99 tnum=71", 0)
+		s.want()
+
+		s.add(-1)
+		time.Sleep(time.Second)
+		h.wantRead(5, "third\n", "external_tma", "1")
+		h.wantGone()
+		h.wantRead(5, "ENOENT", "external_tma", "1")
+		h.write(5, "trusted pid=10 tnum=70", 0)
+		if !strings.Contains(h.said.String(), "namespace 1 has ended: 0 events, 1 released by its orchestrator, 0 not in time, 2 releases late") {
+			t.Error(h.said.String())
+		}
+	})
+}
+
+// TestTwo: each orchestrator releases the tasks of its own namespaces, by their keys.
+func TestTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		for pid, parent := range map[uint32]uint32{5: 1, 6: 1, 10: 5, 11: 6, 12: 5} {
+			h.spawn(pid, parent)
+		}
+		key := func(digit string) string { return " key=" + strings.Repeat(digit, 64) }
+		first := h.create(10, "external"+key("1"))
+		second := h.create(11, "external"+key("2"))
+		third := h.create(12, "external"+key("3"))
+		h.wantRead(5, "3\n", "id")
+		h.wantRead(10, "1\n", "id")
+		for i, s := range []*space{first, second, third} {
+			s.raise(uint32(10+i), uint64(i+1))
+		}
+		h.write(5, "trusted pid=10"+key("2"), unix.EINVAL)
+		h.write(5, "trusted pid=11"+key("2"), unix.EINVAL)
+		h.write(6, "trusted pid=10"+key("1"), unix.EINVAL)
+		h.write(5, "trusted pid=10 tnum=1", unix.EINVAL)
+		for _, s := range []*space{first, second, third} {
+			s.want()
+		}
+		h.write(5, "trusted pid=10"+key("1"), 0)
+		h.write(6, "trusted pid=11 tnum=2"+key("2"), 0)
+		h.write(5, "untrusted pid=12"+key("3"), 0)
+		first.want("10.1 trusted")
+		second.want("11.1 trusted")
+		third.want("12.1 untrusted")
+		if strings.Contains(h.said.String(), "2222") {
+			t.Errorf("a key is said: %s", h.said.String())
+		}
+		h.Close()
+		h.wantGone()
+		h.write(5, "export", unix.ESHUTDOWN)
+	})
+}
+
+// TestOrchestratorEnds: nobody judges from then on, and nothing waits for a reader.
+func TestOrchestratorEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		s := h.create(10, "external")
+		s.raise(10, 1)
+		s.records <- "first\n"
+		close(h.processes[5].end)
+		synctest.Wait()
+		s.want("10.1 closed")
+		if v := s.raise(10, 1); v != verdict.Closed {
+			t.Errorf("judged %v", v)
+		}
+		line := strings.Repeat("x", tsemfs.MaxRecord-1) + "\n"
+		for range queueLimit/len(line) + 10 {
+			s.records <- line
+		}
+		time.Sleep(time.Hour)
+		if len(h.Plane.Namespaces()) != 1 {
+			t.Error("the namespace has ended before its tasks")
+		}
+		s.add(-1)
+		h.wantGone()
+	})
+}
+
+// TestFull: while nobody reads, the magazine is read no further than the queue has room.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		s := h.create(10, "export")
+		if s.config.Judge != nil {
+			t.Error("an export namespace has a judge")
+		}
+		line := strings.Repeat("x", tsemfs.MaxRecord-1) + "\n"
+		for range queueLimit/len(line) + 1 {
+			s.records <- line
+		}
+		select {
+		case s.records <- line:
+			t.Error("more than has room was read")
+		case <-time.After(time.Hour):
+		}
+		h.wantRead(5, line, "external_tma", "1")
+		s.records <- line
+		h.write(5, "trusted pid=10 tnum=1", 0) // nobody waits
+		h.Close()
+		h.wantGone()
+	})
+}
+
+// TestExportFails: what is to be judged is not left to wait, and the namespace stays until its
+// tasks have exited.
+func TestExportFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		s := h.create(10, "external")
+		s.raise(10, 1)
+		s.fails <- errors.New("no gate")
+		synctest.Wait()
+		s.want("10.1 closed")
+		time.Sleep(time.Hour)
+		if len(h.Plane.Namespaces()) != 1 || !strings.Contains(h.said.String(), "namespace 1: no gate") {
+			t.Errorf("%d, %s", h.Plane.Namespaces(), h.said.String())
+		}
+		s.add(-1)
+		h.wantGone()
+	})
+}
+
+// TestChange: enforce and seal are about the namespace of who writes.
+func TestChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		for pid, parent := range map[uint32]uint32{5: 1, 6: 1, 10: 5, 11: 6} {
+			h.spawn(pid, parent)
+		}
+		first := h.create(10, "external")
+		second := h.create(11, "external")
+		h.spawn(7, 1)
+		h.write(7, "enforce", unix.EINVAL)
+		h.write(5, "enforce", 0)
+		h.write(11, "seal", 0)
+		if !first.enforced.Load() || second.enforced.Load() {
+			t.Errorf("enforced: %v, %v", first.enforced.Load(), second.enforced.Load())
+		}
+		h.write(11, "seal", unix.EPERM)
+		h.write(6, "enforce", unix.EPERM)
+		h.wantRead(11, "EACCES", "id")
+		h.wantRead(6, "2\n", "id")
+		h.wantRead(10, "1\n", "id")
+		h.write(10, "base value="+strings.Repeat("00", 32), unix.EINVAL)
+		h.wantRead(5, strings.Repeat("07", 32)+"\n", "aggregate")
+		h.wantRead(10, "EACCES", "aggregate")
+		h.processes[5].MacAdmin = 0
+		if _, err := h.tryOpen(5, unix.O_WRONLY, "control"); err != unix.EACCES {
+			t.Errorf("without capability: %v", err)
+		}
+		h.wantRead(5, "EACCES", "external_tma", "1")
+		if _, err := h.tryOpen(99, unix.O_WRONLY, "control"); err != unix.ESRCH {
+			t.Errorf("a thread that there is not: %v", err)
+		}
+		h.Close()
+		h.wantGone()
+	})
+}
+
+// TestCreateRefused: what cannot be made leaves nothing behind.
+func TestCreateRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		command string
+		prepare func(h *host)
+		want    unix.Errno
+	}{
+		"nested":      {"external", func(h *host) { h.processes[10].Namespace = 3 }, unix.EPERM},
+		"internal":    {"internal", func(*host) {}, unix.EOPNOTSUPP},
+		"full":        {"external", func(h *host) { h.refuses = fmt.Errorf("make: %w", loader.ErrFull) }, unix.ENOSPC},
+		"no sleep":    {"external", func(h *host) { h.refuses = namespace.ErrNoSleep }, unix.EOPNOTSUPP},
+		"other":       {"external", func(h *host) { h.refuses = io.ErrUnexpectedEOF }, unix.EIO},
+		"no parent":   {"external", func(h *host) { delete(h.processes, 5) }, unix.ESRCH},
+		"lost parent": {"external", func(h *host) { h.orphans = true }, unix.ESRCH},
+		"not entered": {"external", func(h *host) { h.enters = unix.EBUSY }, unix.EBUSY},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t)
+				h.spawn(5, 1)
+				h.spawn(10, 5)
+				test.prepare(h)
+				h.write(10, test.command, test.want)
+				h.wantGone()
+				if !strings.Contains(h.said.String(), "thread 10 wrote to control: ") {
+					t.Errorf("said %q", h.said.String())
+				}
+				h.Close()
+			})
+		})
+	}
+}

@@ -27,7 +27,7 @@ func snapshot() *Snapshot {
 			{Name: "file_open", Present: true, Event: true}, {Name: "inode_set_acl"},
 		}},
 		Runs:   []loader.ProgramStatus{{Name: "file_open", Runs: 5, Time: 1500 * time.Millisecond, Skipped: 2}},
-		States: []bpf.Namespace{{Id: 3, Keeper: 10, Magazine: 4096, Reserve: 1024, Share: 512, Tasks: 2}},
+		States: []bpf.Namespace{{Id: 3, Keeper: 10, Magazine: 4 << 20, Reserve: 1 << 20, Share: 32 << 10, Tasks: 2}},
 		Boot:   100 * time.Second, Mono: 50 * time.Second,
 	}
 }

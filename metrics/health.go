@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
@@ -35,6 +36,17 @@ type Problem struct {
 // silentAfter is the time of twenty beats (namespace/gate.go, beatEvery), for machines may be busy.
 const silentAfter = 5 * time.Second
 
+// largestRecord is more than any record takes of a magazine: 24 KiB of cells, with two path names in
+// them (bpf/buffer.h), and the value of an extended attribute, 64 KiB (bpf/record.h).
+const largestRecord = 96 << 10
+
+// full says whether a magazine may have, beside the reserve, no room for the next record. One that
+// found none is not in it, so that it is never full to the last byte.
+func full(ns *bpf.Namespace) bool {
+	bytes, _ := unread(ns)
+	return ns.Magazine > 0 && bytes+largestRecord > uint64(ns.Magazine-ns.Reserve)
+}
+
 // Problems returns what is wrong on the host, the most general first. What is over is none: events
 // that were refused stand in the account of their namespace.
 func (s *Snapshot) Problems() (all []Problem) {
@@ -62,9 +74,9 @@ func (s *Snapshot) Problems() (all []Problem) {
 			found(Silent, ns.Id, "process %d, the keeper of namespace %d, has not been seen at work for %v: look whether it is stopped",
 				ns.Keeper, ns.Id, silence.Round(time.Second))
 		}
-		if bytes, _ := unread(ns); ns.Magazine > 0 && bytes >= uint64(ns.Magazine-ns.Reserve) {
-			found(Full, ns.Id, "process %d, the keeper of namespace %d, does not keep up: %d bytes are unread; look at who reads its output",
-				ns.Keeper, ns.Id, bytes)
+		if full(ns) {
+			found(Full, ns.Id, "process %d, the keeper of namespace %d, does not keep up, and its magazine is full: look at who reads its output",
+				ns.Keeper, ns.Id)
 		}
 	}
 	return all

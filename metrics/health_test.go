@@ -37,10 +37,10 @@ func TestProblems(t *testing.T) {
 		{"silent, for it has ended", func(s *Snapshot) {
 			s.States[0].Beat, s.States[0].Flags = uint64(s.Mono-silentAfter-1), bpf.NamespaceClosed
 		}, nil},
-		{"nearly full", func(s *Snapshot) { s.States[0].Shares[0].Claimed = 3071 }, nil},
-		{"full", func(s *Snapshot) { s.States[0].Shares[0].Claimed = 3072 }, []ProblemKind{Full}},
+		{"nearly full", func(s *Snapshot) { s.States[0].Shares[0].Claimed = 3<<20 - largestRecord }, nil},
+		{"full", func(s *Snapshot) { s.States[0].Shares[0].Claimed = 3<<20 - largestRecord + 1 }, []ProblemKind{Full}},
 		{"full and silent", func(s *Snapshot) {
-			s.States[0].Shares[0].Claimed, s.States[0].Beat = 3072, 1
+			s.States[0].Shares[0].Claimed, s.States[0].Beat = 3<<20, 1
 		}, []ProblemKind{Silent, Full}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

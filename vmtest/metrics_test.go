@@ -28,8 +28,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
-// A watched is a tsem-bpf run --metrics whose CMD does something and then nothing any more, until
-// it is killed, which raises no event.
+// A watched is a tsem-bpf run --metrics. When its CMD is killed, that raises no event.
 type watched struct {
 	*exec.Cmd
 	address string
@@ -49,11 +48,23 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// watch starts one, and waits until CMD rests.
 func watch(t *testing.T, flags ...string) *watched {
 	t.Helper()
-	w := &watched{address: freeAddress(t), records: filepath.Join(t.TempDir(), "events.json")}
+	w := watchScript(t, "cat /etc/hostname >/dev/null; echo $$; exec sleep 1000", filepath.Join(t.TempDir(), "events.json"), flags...)
+	waitFor(t, "rest of CMD", 2*time.Minute, func() bool {
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", w.sleeper))
+		return err == nil && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_CLOCK_NANOSLEEP, " "))
+	})
+	return w
+}
+
+// watchScript starts one whose CMD is a shell script that says its process id.
+func watchScript(t *testing.T, script, records string, flags ...string) *watched {
+	t.Helper()
+	w := &watched{address: freeAddress(t), records: records}
 	words := append([]string{"run", "--metrics", w.address, "-o", w.records}, flags...)
-	w.Cmd = exec.Command("tsem-bpf", append(words, "--", "sh", "-c", "cat /etc/hostname >/dev/null; echo $$; exec sleep 1000")...)
+	w.Cmd = exec.Command("tsem-bpf", append(words, "--", "sh", "-c", script)...)
 	w.Stderr = &w.stderr
 	w.WaitDelay = time.Second // CMD has the other end of stderr
 	stdout, err := w.StdoutPipe()
@@ -73,10 +84,6 @@ func watch(t *testing.T, flags ...string) *watched {
 	if _, err := fmt.Fscan(bufio.NewReader(stdout), &w.sleeper); err != nil {
 		t.Fatalf("%v: %s", err, w.stderr.String())
 	}
-	waitFor(t, "rest of CMD", 2*time.Minute, func() bool {
-		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", w.sleeper))
-		return err == nil && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_CLOCK_NANOSLEEP, " "))
-	})
 	return w
 }
 
@@ -255,4 +262,65 @@ func TestStatusOrphaned(t *testing.T) {
 	waitFor(t, "the end of the namespace", time.Minute, func() bool {
 		return exec.Command("tsem-bpf", "status").Run() == nil
 	})
+}
+
+// TestStatusFull: while the output takes nothing and the magazine is full, tsem-bpf status says so, and
+// that process is healthy and not ready.
+func TestStatusFull(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	w := watchScript(t, "echo $$; while :; do read x </etc/hostname; done", fifo, "--wait", "5m")
+	waitFor(t, "a full magazine", 2*time.Minute, func() bool { return exec.Command("tsem-bpf", "status").Run() != nil })
+	report := status(t, 1)
+	if len(report.Problems) != 1 || report.Problems[0].Problem != "full" {
+		t.Errorf("the problems are %v", report.Problems)
+	}
+	want := fmt.Sprintf("process %d, the keeper of namespace %d, does not keep up", w.Process.Pid, report.Problems[0].Namespace)
+	if status, text := w.ask(t, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(text, want) {
+		t.Errorf("status %d: %s; want %s", status, text, want)
+	}
+	if status, text := w.ask(t, "/healthz"); status != http.StatusOK {
+		t.Errorf("status %d: %s", status, text)
+	}
+	if all := w.scrape(t); sum(all, "tsem_keeper_output_stuck_seconds") == 0 || sum(all, "tsem_events_refused_total") != 0 {
+		t.Errorf("stuck for %v s, %v refused", sum(all, "tsem_keeper_output_stuck_seconds"), sum(all, "tsem_events_refused_total"))
+	}
+	go func() { _, _ = io.Copy(io.Discard, reader) }()
+	waitFor(t, "room", 2*time.Minute, func() bool {
+		status, _ := w.ask(t, "/readyz")
+		return status == http.StatusOK
+	})
+}
+
+// TestStatusFailing: a tsem-bpf that is stopped is seen by others, and one whose agent has failed
+// says so itself.
+func TestStatusFailing(t *testing.T) {
+	needExternal(t)
+	stopped := watch(t, "--external")
+	if err := stopped.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "silence", 2*time.Minute, func() bool { return exec.Command("tsem-bpf", "status").Run() != nil })
+	if report := status(t, 1); len(report.Problems) != 1 || report.Problems[0].Problem != "silent" {
+		t.Errorf("the problems are %v", report.Problems)
+	}
+	if err := stopped.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "beats", 2*time.Minute, func() bool { return exec.Command("tsem-bpf", "status").Run() == nil })
+
+	failed := watch(t, "--external", "--tma", agentScript(t, "read aggregate; read event; exit 3"))
+	if status, text := failed.ask(t, "/healthz"); status != http.StatusServiceUnavailable || !strings.Contains(text, "ended too early: exit status 3") {
+		t.Errorf("status %d: %s", status, text)
+	}
+	if got := sum(failed.scrape(t), "tsem_keeper_agent_failed"); got != 1 {
+		t.Errorf("tsem_keeper_agent_failed is %v", got)
+	}
 }

@@ -222,10 +222,11 @@ func (p *Plane) release(c loader.Caller, r control.Release) error {
 		if k.pairing == nil {
 			continue
 		}
-		if k.waits.Knows(r) {
+		known, owned := k.waits.Knows(r), k.orchestrator == c.Tgid
+		if known && (task == nil || owned) { // two know a pid that was used again
 			task = k
 		}
-		if k.orchestrator == c.Tgid && (own == nil || k == task) {
+		if owned && (own == nil || known) {
 			own = k
 		}
 	}

@@ -355,6 +355,12 @@ func TestTwo(t *testing.T) {
 		first.want("10.1 trusted")
 		second.want("11.1 trusted")
 		third.want("12.1 untrusted")
+		second.raise(10, 9) // a task has the pid of one in the first namespace
+		first.raise(11, 10)
+		h.write(6, "trusted pid=10"+key("2"), 0)
+		h.write(5, "trusted pid=11"+key("1"), 0)
+		first.want("11.1 trusted")
+		second.want("10.1 trusted")
 		if strings.Contains(h.said.String(), "2222") {
 			t.Errorf("a key is said: %s", h.said.String())
 		}

@@ -143,7 +143,9 @@ func candidates(node *kong.Node, valueOf *kong.Flag, last string) (words []strin
 		return words
 	}
 	for _, child := range node.Children {
-		words = append(words, child.Name)
+		if !child.Hidden {
+			words = append(words, child.Name)
+		}
 	}
 	for _, value := range node.Positional {
 		words = append(words, value.EnumSlice()...)

@@ -40,6 +40,9 @@ type commands struct {
 
 	Ns nsCommand `cmd:"" help:"Namespaces of this host."`
 
+	// Hidden until it is whole: no orchestrator that was written for TSEM has been tried yet.
+	Daemon daemonCommand `cmd:"" hidden:"" help:"Serve the control plane of TSEM."`
+
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`

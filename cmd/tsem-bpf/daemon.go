@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/daemon"
+	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
+)
+
+type daemonCommand struct {
+	Mount    string         `placeholder:"DIR" default:"/run/tsem" help:"Where the files are mounted (default ${default})."`
+	Deadline *time.Duration `placeholder:"D" help:"How long an event waits for its release, at most ${maxwait} (default ${deadline})."`
+}
+
+// Help is shown below the flags.
+func (daemonCommand) Help() string {
+	return `Serves the files of TSEM's control plane, for orchestrators that were written for
+TSEM: a write to control makes a namespace or releases a task, a read of external_tma/N
+takes a record. A signal ends it; workloads that are left run on, no longer
+described. Needs root, in the initial pid namespace.
+
+Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
+}
+
+// Validate is called by kong.
+func (c *daemonCommand) Validate() error {
+	if c.Deadline == nil {
+		return nil
+	}
+	if err := namespace.CheckDeadline(*c.Deadline); err != nil {
+		return fmt.Errorf("--deadline=%v: %w", *c.Deadline, err)
+	}
+	return nil
+}
+
+// Run implements the command.
+func (c *daemonCommand) Run(std *streams) (err error) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	defer signal.Stop(signals)
+	engine, err := loader.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	if self := os.Getpid(); int(engine.Keeper()) != self {
+		return fmt.Errorf("in this pid namespace process %d is %d: run tsem-bpf in the initial one, for records have the ids of that", engine.Keeper(), self)
+	}
+	aggregate, err := namespace.Aggregate(crypto.SHA256)
+	if err != nil {
+		return err
+	}
+	var deadline time.Duration
+	if c.Deadline != nil {
+		deadline = *c.Deadline
+	}
+	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, deadline, std.err)
+	served, err := c.serve(engine, plane)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.err, "tsem-bpf: the control plane is at %s\n", c.Mount)
+	for going := true; going; {
+		select {
+		case sent := <-signals:
+			going = !ends(sent)
+		case err = <-served:
+			going = false
+			if err == nil {
+				err = fmt.Errorf("the file system at %s was unmounted", c.Mount)
+			}
+		}
+	}
+	// Who has a file open keeps the connection, so its end is that of this process.
+	if unmountErr := unix.Unmount(c.Mount, unix.MNT_DETACH); unmountErr != nil && !errors.Is(unmountErr, unix.EINVAL) {
+		err = errors.Join(err, fmt.Errorf("unmount %s: %w", c.Mount, unmountErr))
+	}
+	plane.Close()
+	return errors.Join(err, engine.SetPlane(0))
+}
+
+// serve mounts the files and serves them. The channel gets what ended that.
+func (c *daemonCommand) serve(engine *loader.Engine, plane *daemon.Plane) (<-chan error, error) {
+	if err := os.Mkdir(c.Mount, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	device, err := fuse.OpenDevice()
+	if err != nil {
+		return nil, err
+	}
+	mount, err := tsemfs.Mount(device)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(device))
+	}
+	defer unix.Close(mount)
+	served := make(chan error, 1)
+	go func() { served <- errors.Join(fuse.NewServer(device, tsemfs.New(plane)).Serve(), unix.Close(device)) }()
+	var stat unix.Stat_t
+	if err := unix.Fstat(mount, &stat); err != nil {
+		return nil, fmt.Errorf("look at the control plane: %w", err)
+	}
+	// Before anybody can see it.
+	if err := engine.SetPlane(stat.Dev); err != nil {
+		return nil, err
+	}
+	if err := tsemfs.Attach(mount, c.Mount); err != nil {
+		return nil, errors.Join(err, engine.SetPlane(0))
+	}
+	return served, nil
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// orchestrator is one for a shell, of two processes (semantics, 6.3): the workload makes its own
+// namespace; its parent reads the records and releases each event that waits. The script ends with the
+// workload, and says how many it has released.
+const orchestrator = `
+cd "$1" || exit 1
+sh -c 'echo external nsref=current >control && exec cat /etc/hostname /etc/hostname' &
+until read -r id 2>/dev/null <id; do sleep 0.01; done
+exec 3>control
+released=0
+while [ -e external_tma/$id ]; do
+	record=$(cat external_tma/$id 2>/dev/null) || { sleep 0.01; continue; }
+	echo "$record" >>"$2"
+	case $record in
+	'{"export": {"type": "event"}'*)
+		pid=${record#*'"pid": "'}
+		tnum=${record#*'"tnum": "'}
+		echo "trusted pid=${pid%%\"*} tnum=${tnum%%\"*}" >&3 || exit 2
+		released=$((released + 1))
+	esac
+done
+wait $! || exit 3
+echo "released $released"
+`
+
+// startDaemon starts tsem-bpf daemon and returns what it says, a line at a time.
+func startDaemon(t *testing.T, folder string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	cmd := exec.Command("tsem-bpf", "daemon", "--mount", folder, "--deadline", "2m")
+	stderr, err := cmd.StderrPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = unix.Unmount(folder, unix.MNT_DETACH)
+	})
+	lines := bufio.NewScanner(stderr)
+	expectLine(t, lines, "the control plane is at "+folder)
+	return cmd, lines
+}
+
+// expectLine reads up to a line with a text.
+func expectLine(t *testing.T, lines *bufio.Scanner, text string) string {
+	t.Helper()
+	for lines.Scan() {
+		t.Log(lines.Text())
+		if strings.Contains(lines.Text(), text) {
+			return lines.Text()
+		}
+	}
+	t.Fatalf("tsem-bpf ended without saying %q", text)
+	return ""
+}
+
+// TestDaemon: an orchestrator lets its workload go through, event by event.
+func TestDaemon(t *testing.T) {
+	needExternal(t)
+	folder, records := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "records")
+	daemon, lines := startDaemon(t, folder)
+	cmd := exec.Command("sh", "-c", orchestrator, "orchestrator", folder, records)
+	cmd.Stderr = os.Stderr
+	said, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	text, err := os.ReadFile(records)
+	check(t, err)
+	waited := strings.Count("\n"+string(text), "\n"+`{"export": {"type": "event"}`)
+	if !strings.HasPrefix(string(text), `{"export": {"type": "aggregate"}`) || waited == 0 {
+		t.Errorf("%d events waited\n%s", waited, text)
+	}
+	hostname, err := os.ReadFile("/etc/hostname")
+	check(t, err)
+	if want := strings.Repeat(string(hostname), 2) + "released " + strconv.Itoa(waited) + "\n"; string(said) != want {
+		t.Errorf("said %q, want %q", said, want)
+	}
+	end := expectLine(t, lines, "has ended: ")
+	if !strings.Contains(end, ", "+strconv.Itoa(waited)+" released by its orchestrator, 0 not in time, 0 releases late") {
+		t.Errorf("%d waited: %s", waited, end)
+	}
+	check(t, daemon.Process.Signal(unix.SIGTERM))
+	for lines.Scan() {
+		t.Log(lines.Text())
+	}
+	if err := daemon.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(folder, "control")); !os.IsNotExist(err) {
+		t.Errorf("the files are still there: %v", err)
+	}
+}
+
+// TestDaemonOrchestratorKilled: when the orchestrator is killed, its workload waits no longer.
+func TestDaemonOrchestratorKilled(t *testing.T) {
+	needExternal(t)
+	folder := filepath.Join(t.TempDir(), "tsem")
+	_, lines := startDaemon(t, folder)
+	out := filepath.Join(t.TempDir(), "out")
+	cmd := exec.Command("sh", "-c", `cd "$1"; sh -c 'echo external >control && exec cat /etc/hostname' >"$2" & wait`, "orchestrator", folder, out)
+	check(t, cmd.Start())
+	for waits := false; !waits; time.Sleep(10 * time.Millisecond) { // when its first record is there
+		files, _ := filepath.Glob(filepath.Join(folder, "external_tma", "*"))
+		for _, file := range files {
+			text, _ := os.ReadFile(file)
+			waits = waits || strings.Contains(string(text), `"type": "event"`)
+		}
+	}
+	check(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	expectLine(t, lines, "nobody judges its events")
+	expectLine(t, lines, "has ended: ")
+	if text, err := os.ReadFile(out); err != nil || len(text) == 0 {
+		t.Errorf("the workload said %q, %v", text, err)
+	}
+}
+
+// TestDaemonKilled: there is one control plane at a time, and one that was killed makes room.
+func TestDaemonKilled(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "tsem")
+	daemon, _ := startDaemon(t, folder)
+	second := exec.Command("tsem-bpf", "daemon", "--mount", filepath.Join(t.TempDir(), "other"))
+	if said, err := second.CombinedOutput(); second.ProcessState.ExitCode() != 125 || !strings.Contains(string(said), "choose the control plane: device or resource busy") {
+		t.Errorf("a second one: %v, %s", err, said)
+	}
+	check(t, daemon.Process.Kill())
+	_ = daemon.Wait()
+	if _, err := os.ReadFile(filepath.Join(folder, "README")); err == nil {
+		t.Error("somebody still serves the files")
+	}
+	startDaemon(t, folder)
+	if _, err := os.ReadFile(filepath.Join(folder, "README")); err != nil {
+		t.Error(err)
+	}
+}

@@ -237,6 +237,9 @@ func withFanotify(cmd *exec.Cmd, file string) ([]byte, error) {
 		buffer := make([]byte, 4096)
 		for {
 			n, err := unix.Read(group, buffer)
+			if err == unix.EINTR {
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("read from fanotify: %w", err)
 			}
@@ -309,7 +312,10 @@ func withSeccomp(cmd *exec.Cmd) ([]byte, error) {
 	defer ours.Close()
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Env = append(cmd.Env, "TSEM_NOTIFIER=3")
+	var over atomic.Bool
+	var thread atomic.Int64
 	ended := answering(func() error {
+		thread.Store(int64(unix.Gettid()))
 		message := make([]byte, unix.CmsgSpace(4))
 		if _, _, _, _, err := unix.Recvmsg(pair[0], make([]byte, 1), message, unix.MSG_CMSG_CLOEXEC); err != nil {
 			return err
@@ -329,6 +335,12 @@ func withSeccomp(cmd *exec.Cmd) ([]byte, error) {
 			if errno == unix.ENOTCONN || errno == unix.ENOENT {
 				return nil // the process has ended
 			}
+			if errno == unix.EINTR {
+				if over.Load() {
+					return nil
+				}
+				continue // a signal of the Go runtime to this thread
+			}
 			if errno != 0 {
 				return fmt.Errorf("read from seccomp: %w", errno)
 			}
@@ -340,5 +352,14 @@ func withSeccomp(cmd *exec.Cmd) ([]byte, error) {
 	})
 	out, err := cmd.Output()
 	theirs.Close()
-	return out, errors.Join(err, <-ended)
+	// 6.1 does not say that the process has ended to somebody who waits for its next question.
+	over.Store(true)
+	for {
+		select {
+		case failed := <-ended:
+			return out, errors.Join(err, failed)
+		case <-time.After(time.Millisecond):
+			_ = unix.Tgkill(os.Getpid(), int(thread.Load()), unix.SIGURG)
+		}
+	}
 }

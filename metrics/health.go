@@ -30,6 +30,7 @@ var problemKinds = []ProblemKind{Removed, Detached, Orphaned, Silent, Full}
 type Problem struct {
 	Kind      ProblemKind `json:"problem"`
 	Namespace uint64      `json:"namespace,omitempty"` // 0: all of them
+	Keeper    uint32      `json:"keeper,omitempty"`    // of the namespace; 0: it has none, or it is all of them
 	Text      string      `json:"text"`                // what is wrong and what to do, for people
 }
 
@@ -50,13 +51,13 @@ func full(ns *bpf.Namespace) bool {
 // Problems returns what is wrong on the host, the most general first. What is over is none: events
 // that were refused stand in the account of their namespace.
 func (s *Snapshot) Problems() (all []Problem) {
-	found := func(kind ProblemKind, namespace uint64, format string, args ...any) {
-		all = append(all, Problem{kind, namespace, fmt.Sprintf(format, args...)})
+	found := func(kind ProblemKind, ns *bpf.Namespace, format string, args ...any) {
+		all = append(all, Problem{kind, ns.Id, ns.Keeper, fmt.Sprintf(format, args...)})
 	}
 	if !s.Status.Pinned {
-		found(Removed, 0, "the kernel half was removed while it was in use: end the processes that use it, and start them again")
+		found(Removed, &bpf.Namespace{}, "the kernel half was removed while it was in use: end the processes that use it, and start them again")
 	} else if len(s.Status.Detached) > 0 {
-		found(Detached, 0, "somebody removed the links of %s: end all tsem-bpf, tsem-bpf engine remove, and start them again",
+		found(Detached, &bpf.Namespace{}, "somebody removed the links of %s: end all tsem-bpf, tsem-bpf engine remove, and start them again",
 			strings.Join(s.Status.Detached, " "))
 	}
 	for i := range s.States {
@@ -66,16 +67,16 @@ func (s *Snapshot) Problems() (all []Problem) {
 			continue
 		}
 		if status.Orphaned && status.Keeper == 0 && status.Tasks > 0 {
-			found(Orphaned, ns.Id, "namespace %d has no keeper and holds %d tasks back: tsem-bpf run --takeover %d, or tsem-bpf ns end %d",
+			found(Orphaned, ns, "namespace %d has no keeper and holds %d tasks back: tsem-bpf run --takeover %d, or tsem-bpf ns end %d",
 				ns.Id, ns.Tasks, ns.Id, ns.Id)
 			continue
 		}
 		if silence := s.silence(ns); silence > silentAfter {
-			found(Silent, ns.Id, "process %d, the keeper of namespace %d, has not been seen at work for %v: look whether it is stopped",
+			found(Silent, ns, "process %d, the keeper of namespace %d, has not been seen at work for %v: look whether it is stopped",
 				ns.Keeper, ns.Id, silence.Round(time.Second))
 		}
 		if full(ns) {
-			found(Full, ns.Id, "process %d, the keeper of namespace %d, does not keep up, and its magazine is full: look at who reads its output",
+			found(Full, ns, "process %d, the keeper of namespace %d, does not keep up, and its magazine is full: look at who reads its output",
 				ns.Keeper, ns.Id)
 		}
 	}

@@ -124,7 +124,7 @@ var (
 	namespaceState = ofNamespace("tsem_namespace_state", gauge,
 		"1 for the state in which the namespace is, 0 for the others: kept by a process; orphaned: enforcing, and its keeper was killed; closed: raises no more events.", stateLabel)
 	heartbeatAge = ofNamespace("tsem_heartbeat_age_seconds", gauge,
-		"Since when the keeper of a namespace whose tasks wait has shown no sign of life; less than a second is normal, 0 where nobody waits.")
+		"Since when the keeper of a namespace whose tasks wait has shown no sign of life; less than a second is normal. 0 where nobody waits, and on kernels of tier poll.")
 	tasks = ofNamespace("tsem_tasks", gauge,
 		"Tasks that live in the namespace.")
 	tasksWaiting = ofNamespace("tsem_tasks_waiting", gauge,

@@ -99,7 +99,7 @@ func unread(ns *bpf.Namespace) (all, fullest uint64) {
 }
 
 // silence returns for how long the keeper of a namespace whose tasks wait for verdicts has shown
-// no sign of life; 0 where nobody has to.
+// no sign of life; 0 where there is no gate process that looks for one.
 func (s *Snapshot) silence(ns *bpf.Namespace) time.Duration {
 	if ns.Beat == 0 || ns.Keeper == 0 || ns.Flags&bpf.NamespaceClosed != 0 {
 		return 0

@@ -24,8 +24,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 // A watched is a tsem-bpf run --metrics. When its CMD is killed, that raises no event.
@@ -170,7 +168,7 @@ func status(t *testing.T, want int) (report struct {
 // every other keeper and tsem-bpf status say; who never reads what he asked for holds nothing up.
 func TestMetrics(t *testing.T) {
 	var flags []string
-	if engine.Support().Tier == loader.TierSleep {
+	if engine.Support().Tier.Waits() {
 		flags = []string{"--external", "--enforce"}
 	}
 	first, second := watch(t, flags...), watch(t)
@@ -264,6 +262,33 @@ func TestStatusOrphaned(t *testing.T) {
 	})
 }
 
+// TestMetricsOfDaemon: the process of the control plane shows the same of the host.
+func TestMetricsOfDaemon(t *testing.T) {
+	needExternal(t)
+	d := &watched{address: freeAddress(t)}
+	d.Cmd = exec.Command("tsem-bpf", "daemon", "--metrics", d.address, "--mount", filepath.Join(t.TempDir(), "plane"))
+	d.Stderr = &d.stderr
+	if err := d.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the control plane", 2*time.Minute, func() bool {
+		answer, err := http.Get("http://" + d.address + "/readyz")
+		if err != nil {
+			return false
+		}
+		return answer.Body.Close() == nil && answer.StatusCode == http.StatusOK
+	})
+	if shown, all := engineSeries(status(t, 0).Series), engineSeries(d.scrape(t)); !reflect.DeepEqual(shown, all) {
+		t.Errorf("tsem-bpf status says %v, and the daemon %v", shown, all)
+	}
+	if err := d.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Wait(); err != nil {
+		t.Errorf("%v: %s", err, d.stderr.String())
+	}
+}
+
 // TestStatusFull: while the output takes nothing and the magazine is full, tsem-bpf status says so, and
 // that process is healthy and not ready.
 func TestStatusFull(t *testing.T) {
@@ -299,10 +324,12 @@ func TestStatusFull(t *testing.T) {
 	})
 }
 
-// TestStatusFailing: a tsem-bpf that is stopped is seen by others, and one whose agent has failed
-// says so itself.
-func TestStatusFailing(t *testing.T) {
-	needExternal(t)
+// TestStatusStopped: a tsem-bpf that is stopped is seen by others, where there is a gate process for
+// which it beats.
+func TestStatusStopped(t *testing.T) {
+	if engine.Gate() == nil {
+		t.Skipf("tier %s", engine.Support().Tier)
+	}
 	stopped := watch(t, "--external")
 	if err := stopped.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -315,7 +342,11 @@ func TestStatusFailing(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "beats", 2*time.Minute, func() bool { return exec.Command("tsem-bpf", "status").Run() == nil })
+}
 
+// TestUnhealthy: a tsem-bpf whose agent has failed says so.
+func TestUnhealthy(t *testing.T) {
+	needExternal(t)
 	failed := watch(t, "--external", "--tma", agentScript(t, "read aggregate; read event; exit 3"))
 	if status, text := failed.ask(t, "/healthz"); status != http.StatusServiceUnavailable || !strings.Contains(text, "ended too early: exit status 3") {
 		t.Errorf("status %d: %s", status, text)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 )
 
 type daemonCommand struct {
+	monitorFlags
+
 	Mount    string         `placeholder:"DIR" default:"/run/tsem" help:"Where the files are mounted (default ${default})."`
 	Deadline *time.Duration `placeholder:"D" help:"How long an event waits for its release, at most ${maxwait} (default ${deadline})."`
 }
@@ -51,11 +54,15 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
-	engine, err := loader.Open()
-	if err != nil {
+	var monitor monitor
+	if monitor.server, err = c.listen(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
+	engine, err := loader.Open()
+	if err != nil {
+		return errors.Join(err, monitor.close())
+	}
+	defer func() { err = errors.Join(err, monitor.close(), engine.Close()) }()
 	if self := os.Getpid(); int(engine.Keeper()) != self {
 		return fmt.Errorf("in this pid namespace process %d is %d: run tsem-bpf in the initial one, for records have the ids of that", engine.Keeper(), self)
 	}
@@ -68,10 +75,21 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 		deadline = *c.Deadline
 	}
 	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, deadline, std.err)
+	var mounted atomic.Bool
+	wrong := func(lasting bool) []string {
+		if lasting || mounted.Load() {
+			return nil
+		}
+		return []string{"the control plane is not mounted yet, or not any more"}
+	}
+	if err := monitor.serve(engine, wrong, std.err); err != nil {
+		return err
+	}
 	served, err := c.serve(engine, plane)
 	if err != nil {
 		return err
 	}
+	mounted.Store(true)
 	fmt.Fprintf(std.err, "tsem-bpf: the control plane is at %s\n", c.Mount)
 	for going := true; going; {
 		select {
@@ -84,6 +102,7 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 			}
 		}
 	}
+	mounted.Store(false)
 	// Who has a file open keeps the connection, so its end is that of this process.
 	if unmountErr := unix.Unmount(c.Mount, unix.MNT_DETACH); unmountErr != nil && !errors.Is(unmountErr, unix.EINVAL) {
 		err = errors.Join(err, fmt.Errorf("unmount %s: %w", c.Mount, unmountErr))

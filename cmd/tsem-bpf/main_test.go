@@ -73,6 +73,7 @@ func TestWords(t *testing.T) {
 		{"run --metrics=9560 true", exitUsage, "--metrics=9560: HOST:PORT with a number as port"},
 		{"run --metrics=:http true", exitUsage, "--metrics=:http: HOST:PORT with a number as port"},
 		{"run --metrics=:65536 true", exitUsage, "--metrics=:65536: HOST:PORT with a number as port"},
+		{"daemon --metrics=localhost", exitUsage, "--metrics=localhost: HOST:PORT"},
 		{"run --metrics-config=web.yml true", exitUsage, "--metrics-config needs --metrics"},
 		{"export --root --metrics=localhost", exitUsage, "--metrics=localhost: HOST:PORT"},
 		{"run --metrics=:0 --metrics-config=main_test.go true", exitFailed, "--metrics=:0: configuration main_test.go: "},

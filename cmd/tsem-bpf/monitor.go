@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/metrics"
 )
 
@@ -38,31 +38,40 @@ func (f *monitorFlags) listen() (*metrics.Server, error) {
 	return server, nil
 }
 
-// monitor shows a session to operators.
+// monitor shows this process, and the host, to operators.
 type monitor struct {
-	server     *metrics.Server
-	reader     *metrics.Reader // nil: it does not answer yet
-	describing atomic.Bool     // from the first event on, until the namespace ends
+	server *metrics.Server
+	reader *metrics.Reader // nil: it does not answer yet
 }
 
-// serve begins to answer for a session whose namespace is made.
-func (m *monitor) serve(s *session, stderr io.Writer) error {
+// serve begins to answer. wrong returns what is wrong with this process, a sentence each; with lasting
+// only what does not become right without a new start.
+func (m *monitor) serve(engine *loader.Engine, wrong func(lasting bool) []string, stderr io.Writer, own ...prometheus.Collector) (err error) {
 	if m.server == nil {
 		return nil
 	}
-	id, err := s.engine.ID()
-	if err != nil {
-		return err
-	}
-	if m.reader, err = metrics.NewReader(s.engine); err != nil {
+	if m.reader, err = metrics.NewReader(engine); err != nil {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		collectors.NewBuildInfoCollector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		metrics.NewEngineCollector(m.reader.Read), metrics.NewKeeperCollector(id, s.namespace.ID(), s.own),
-	)
-	m.server.Serve(registry, func() []string { return m.wrong(s, true) }, func() []string { return m.wrong(s, false) }, stderr)
+	registry.MustRegister(collectors.NewBuildInfoCollector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(metrics.NewEngineCollector(m.reader.Read))
+	registry.MustRegister(own...)
+	check := func(lasting bool) metrics.Check {
+		return func() (all []string) {
+			snapshot, err := m.reader.Read()
+			if err != nil {
+				return []string{err.Error()}
+			}
+			for _, p := range snapshot.Problems() {
+				if p.Namespace == 0 || !lasting && p.Keeper == engine.Keeper() {
+					all = append(all, p.Text)
+				}
+			}
+			return append(all, wrong(lasting)...)
+		}
+	}
+	m.server.Serve(registry, check(true), check(false), stderr)
 	return nil
 }
 
@@ -91,25 +100,24 @@ func (s *session) own() metrics.Own {
 	return own
 }
 
-// wrong returns what is wrong with this process, its namespace and the kernel half, a sentence
-// each; with lasting only what does not become right without a new start.
-func (m *monitor) wrong(s *session, lasting bool) (all []string) {
+// monitored begins to show the session to operators.
+func (s *session) monitored() error {
+	id, err := s.engine.ID()
+	if err != nil {
+		return err
+	}
+	return s.monitor.serve(s.engine, s.wrong, s.streams.err, metrics.NewKeeperCollector(id, s.namespace.ID(), s.own))
+}
+
+// wrong returns what is wrong with this session, for monitor.serve.
+func (s *session) wrong(lasting bool) (all []string) {
 	if s.agent != nil && s.agent.Err() != nil {
 		all = append(all, s.agent.Err().Error())
 	}
 	if !s.output.fine() {
 		all = append(all, "the records can be written no longer: "+s.output.err.Error())
 	}
-	snapshot, err := m.reader.Read()
-	if err != nil {
-		return append(all, err.Error())
-	}
-	for _, p := range snapshot.Problems() {
-		if p.Namespace == 0 || !lasting && p.Namespace == s.namespace.ID() {
-			all = append(all, p.Text)
-		}
-	}
-	if !lasting && !m.describing.Load() {
+	if !lasting && !s.describing.Load() {
 		all = append(all, "no event is described: it has not begun yet, or is over")
 	}
 	return all

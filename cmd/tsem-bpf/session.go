@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -75,20 +76,21 @@ func ends(sent os.Signal) bool {
 
 // session is a namespace that is being exported: engine, namespace, output.
 type session struct {
-	flags     *exportFlags
-	external  *externalFlags
-	dialect   event.Dialect
-	streams   *streams
-	signals   <-chan os.Signal
-	engine    *loader.Engine
-	namespace *namespace.Namespace
-	output    *output
-	monitor   monitor
-	agent     *tma.Exec // nil: none that is a process
-	agentTold bool      // that it has failed
-	cancel    context.CancelFunc
-	exported  chan struct{} // closed when Export has returned
-	exportErr error         // what it returned
+	flags      *exportFlags
+	external   *externalFlags
+	dialect    event.Dialect
+	streams    *streams
+	signals    <-chan os.Signal
+	engine     *loader.Engine
+	namespace  *namespace.Namespace
+	output     *output
+	monitor    monitor
+	agent      *tma.Exec   // nil: none that is a process
+	agentTold  bool        // that it has failed
+	describing atomic.Bool // from the first event on, until the namespace ends
+	cancel     context.CancelFunc
+	exported   chan struct{} // closed when Export has returned
+	exportErr  error         // what it returned
 }
 
 // begin opens the kernel half and makes an empty namespace, or takes one over, whose events
@@ -125,7 +127,7 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 		err = s.agent.Start(s.namespace.Decide, s.namespace.DecideAsync)
 	}
 	if err == nil {
-		err = s.monitor.serve(s, std.err)
+		err = s.monitored()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.close())
@@ -148,7 +150,7 @@ func (s *session) export() {
 	if s.agent != nil {
 		w = io.MultiWriter(s.agent, s.output) // first to who is waited for
 	}
-	s.monitor.describing.Store(true)
+	s.describing.Store(true)
 	go func() {
 		defer close(s.exported)
 		s.exportErr = s.namespace.Export(ctx, s.dialect, w)
@@ -166,7 +168,7 @@ func (s *session) end(told bool) error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	s.monitor.describing.Store(false)
+	s.describing.Store(false)
 	s.namespace.Shut()
 	s.drain(told)
 	s.endAgent()

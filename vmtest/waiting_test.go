@@ -6,6 +6,7 @@ package vmtest
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -76,8 +77,8 @@ func laborer(labor string) {
 		openMany(n)
 	case "rename":
 		renameMany(n)
-	case "signal":
-		signalMany(n)
+	case "early":
+		earlyMany(n, words[2])
 	case "fill":
 		fillMagazine(n)
 	}
@@ -118,9 +119,40 @@ func openMany(n int) {
 	<-caught // at least one
 }
 
-// signalMany lets n threads, one after the other, open a file often and then send this process
-// the signal that is none; it says how many could not.
-func signalMany(n int) {
+// early are things whose hooks cannot sleep. Each returns how it ended.
+var early = map[string]func() error{
+	"task_kill": func() error { return unix.Kill(os.Getpid(), 0) },
+	"shm_shmat": func() error {
+		id, err := unix.SysvShmGet(unix.IPC_PRIVATE, 4096, unix.IPC_CREAT|0o600)
+		must(err)
+		memory, err := unix.SysvShmAttach(id, 0, 0)
+		if err == nil {
+			must(unix.SysvShmDetach(memory))
+		}
+		_, removed := unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+		if !errors.Is(removed, unix.EPERM) { // an untrusted thread may not even do that
+			must(removed)
+		}
+		return err
+	},
+	"unix_stream_connect": func() error {
+		to := &unix.SockaddrUnix{Name: fmt.Sprintf("@tsem.%d", unix.Gettid())}
+		listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		must(err)
+		must(unix.Bind(listener, to))
+		must(unix.Listen(listener, 1))
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		must(err)
+		err = unix.Connect(fd, to)
+		must(unix.Close(fd))
+		must(unix.Close(listener))
+		return err
+	},
+}
+
+// earlyMany lets n threads, one after the other, open a file often and then do something early; it
+// says how many could not.
+func earlyMany(n int, what string) {
 	refused := 0
 	for range n {
 		ended := make(chan error)
@@ -131,7 +163,7 @@ func signalMany(n int) {
 				must(err)
 				must(unix.Close(fd))
 			}
-			ended <- unix.Kill(os.Getpid(), 0)
+			ended <- early[what]()
 		}()
 		switch err := <-ended; err {
 		case nil:

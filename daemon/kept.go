@@ -149,7 +149,9 @@ func (k *kept) live() {
 		case <-ended:
 			ended = nil
 			giveUp()
-			k.plane.say("the orchestrator of namespace %d, process %d, has ended: nobody judges its events", k.id, k.orchestrator)
+			if k.namespace.Tasks() > 0 {
+				k.plane.say("the orchestrator of namespace %d, process %d, has ended: nobody judges its events", k.id, k.orchestrator)
+			}
 		case <-stopped:
 			stopped, entered, tasks = nil, nil, false
 			giveUp()

@@ -41,6 +41,44 @@ wait $! || exit 3
 echo "released $released"
 `
 
+// monitored is an orchestrator of three processes, as TSEM v3 has them (semantics, 6.1): the middle one
+// makes the namespace, lives in it, reads the records and must do nothing meanwhile that waits,
+// since it alone reads; its parent releases the events, by key. Opening files of the control
+// plane is what it does for each record.
+const monitored = `
+cd "$1" || exit 1
+key=$(printf %064d 7)
+mkfifo "$2.records"
+exec 3>control
+(
+	exec 2>/dev/null
+	echo "external key=$key" >&3 || exit 1
+	read -r id <id
+	echo enforce >&3 || exit 1
+	ended=
+	trap 'ended=1' CHLD
+	(read -r line </etc/hostname && echo "$line" >"$2") &
+	while :; do
+		if read -r record <external_tma/$id; then
+			echo "$record"
+		elif [ $ended ]; then
+			break
+		fi
+	done
+) >"$2.records" &
+released=0
+while read -r record; do
+	case $record in
+	'{"export": {"type": "event"}'*)
+		pid=${record#*'"pid": "'}
+		echo "trusted pid=${pid%%\"*} key=$key" >&3 || exit 2
+		released=$((released + 1))
+	esac
+done <"$2.records"
+wait $! || exit 3
+echo "released $released"
+`
+
 // startDaemon starts tsem-bpf daemon and returns what it says, a line at a time.
 func startDaemon(t *testing.T, folder string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
@@ -93,7 +131,7 @@ func TestDaemon(t *testing.T) {
 	if want := strings.Repeat(string(hostname), 2) + "released " + strconv.Itoa(waited) + "\n"; string(said) != want {
 		t.Errorf("said %q, want %q", said, want)
 	}
-	end := expectLine(t, lines, "has ended: ")
+	end := expectLine(t, lines, " releases late")
 	if !strings.Contains(end, ", "+strconv.Itoa(waited)+" released by its orchestrator, 0 not in time, 0 releases late") {
 		t.Errorf("%d waited: %s", waited, end)
 	}
@@ -106,6 +144,32 @@ func TestDaemon(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(folder, "control")); !os.IsNotExist(err) {
 		t.Errorf("the files are still there: %v", err)
+	}
+}
+
+// TestDaemonReaderInside: a reader of the records that is in the namespace itself does not wait for its
+// own opening of them.
+func TestDaemonReaderInside(t *testing.T) {
+	needExternal(t)
+	folder, out := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "out")
+	_, lines := startDaemon(t, folder)
+	cmd := exec.Command("sh", "-c", monitored, "orchestrator", folder, out)
+	cmd.Stderr = os.Stderr
+	said, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	released, ok := strings.CutPrefix(strings.TrimSpace(string(said)), "released ")
+	end := expectLine(t, lines, " releases late")
+	if !ok || released == "0" || !strings.Contains(end, ", "+released+" released by its orchestrator, 0 not in time, 0 releases late") {
+		t.Errorf("said %q; %s", said, end)
+	}
+	got, err := os.ReadFile(out)
+	check(t, err)
+	want, err := os.ReadFile("/etc/hostname")
+	check(t, err)
+	if string(got) != string(want) {
+		t.Errorf("the workload said %q, want %q", got, want)
 	}
 }
 
@@ -127,7 +191,7 @@ func TestDaemonOrchestratorKilled(t *testing.T) {
 	check(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	expectLine(t, lines, "nobody judges its events")
-	expectLine(t, lines, "has ended: ")
+	expectLine(t, lines, " releases late")
 	if text, err := os.ReadFile(out); err != nil || len(text) == 0 {
 		t.Errorf("the workload said %q, %v", text, err)
 	}

@@ -184,6 +184,8 @@ func configure(spec *ebpf.CollectionSpec, sleepable []bool, tier Tier) error {
 		return err
 	}
 	spec.Maps["tasks"].MaxEntries = tasks
+	// The first tasks of all namespaces may start at the same time.
+	spec.Maps["births"].MaxEntries = spec.Maps["namespaces"].MaxEntries
 	// Nobody decides in slot 0 (state.h).
 	spec.Maps["slots"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: bpf.Slot{Word: uint64(bpf.VerdictUnasked)}}}
 

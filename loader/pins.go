@@ -81,23 +81,67 @@ func (p *pins) check() error {
 	return nil
 }
 
-// lockWait is how long one waits for others who install or remove a kernel half, which takes
-// seconds on an emulated machine.
+// lockWait is how long one waits at least for others who install or remove a kernel half, which
+// takes seconds on an emulated machine. It is anew for each of those who have their turn before.
 const lockWait = 2 * time.Minute
 
 // lock keeps all others from installing and removing, until what it returns is closed.
 func (p *pins) lock() (*os.File, error) {
+	looks := time.NewTicker(lockWait)
+	defer looks.Stop()
+	return p.lockUnless(looks.C, p.turn)
+}
+
+// turn returns when somebody got the lock last.
+func (p *pins) turn() (time.Time, error) {
+	info, err := os.Stat(p.root)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
+}
+
+// lockUnless waits for the lock, unless nobody else has got it from one look to the next. Those
+// who wait have their turns in the order in which they came (fs/locks.c, __locks_insert_block),
+// and each changes the time of the root for the others to see.
+func (p *pins) lockUnless(looks <-chan time.Time, turn func() (time.Time, error)) (*os.File, error) {
 	f, err := os.Open(p.root)
 	if err != nil {
 		return nil, err
 	}
-	for until := time.Now().Add(lockWait); ; time.Sleep(10 * time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+	locked := make(chan error, 1)
+	go func() { locked <- waitForLock(f) }()
+	for last := (time.Time{}); ; {
+		select {
+		case err := <-locked:
+			if err == nil {
+				err = os.Chtimes(p.root, time.Time{}, time.Now())
+			}
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("lock %s: %w", p.root, err), f.Close())
+			}
 			return f, nil
+		case <-looks:
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(until) {
-			return nil, errors.Join(fmt.Errorf("lock %s, which another tsem-bpf may hold: %w", p.root, err), f.Close())
+		now, err := turn()
+		if err == nil && now.Equal(last) {
+			err = fmt.Errorf("lock %s, which another tsem-bpf holds: %w", p.root, os.ErrDeadlineExceeded)
+		}
+		if err != nil {
+			go func() {
+				<-locked
+				_ = f.Close()
+			}()
+			return nil, err
+		}
+		last = now
+	}
+}
+
+func waitForLock(f *os.File) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
 }

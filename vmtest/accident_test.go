@@ -275,15 +275,7 @@ func (st *stage) end(t *testing.T) {
 	if err != nil || len(out) > 0 {
 		t.Errorf("who waits: %v, %s", err, out)
 	}
-	waitFor(t, "no gate process", time.Minute, func() bool {
-		names, _ := filepath.Glob("/proc/[0-9]*/comm")
-		for _, name := range names {
-			if comm, _ := os.ReadFile(name); string(comm) == "gate\n" {
-				return false
-			}
-		}
-		return true
-	})
+	waitFor(t, "no gate process", time.Minute, func() bool { return len(processesOf(t, "gate")) == 0 })
 }
 
 // accounted expects that every event is accounted for, and every wait.

@@ -194,6 +194,20 @@ func TestBirthsEnd(t *testing.T) {
 	}
 }
 
+// TestManyBirths: as many threads can be about to start the first task of a namespace as there
+// can be namespaces.
+func TestManyBirths(t *testing.T) {
+	births := engine.Map("births")
+	const nobody = 4 << 20 // no thread has so high an id (include/linux/threads.h, PID_MAX_LIMIT)
+	for i := range engine.NamespacesMax() - 1 {
+		thread := nobody + i
+		if err := births.Put(thread, i+1); err != nil {
+			t.Fatalf("after %d: %v", i, err)
+		}
+		defer func() { check(t, births.Delete(thread)) }()
+	}
+}
+
 // piped starts a command whose standard input and output are the test's.
 func piped(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, stdout io.ReadCloser) {
 	t.Helper()

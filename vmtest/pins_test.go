@@ -7,7 +7,6 @@ package vmtest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +16,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
@@ -254,57 +251,4 @@ func TestEngineCommand(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// runs is how many tsem-bpf run at once in TestManyRuns.
-const runs = 4
-
-// TestManyRuns: those who start at once install one kernel half, each describes its own
-// command and nothing else, and the last one leaves nothing behind.
-func TestManyRuns(t *testing.T) {
-	unload(t)
-	defer reopen(t)
-	maps := bpfObjects(t, "map")
-	dir := t.TempDir()
-	var group errgroup.Group
-	for i := range runs {
-		group.Go(func() error {
-			// The command is a tsem-bpf itself: a namespace in a namespace.
-			inner := fmt.Sprintf("%s/inner.%d", dir, i)
-			out, err := exec.Command("tsem-bpf", "run", "-o", fmt.Sprintf("%s/outer.%d", dir, i), "--",
-				"tsem-bpf", "run", "-o", inner, "--", "sh", "-c", "read x </etc/hostname; exit 0").CombinedOutput()
-			if err != nil || strings.Count(string(out), " 0 refused") != 2 {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	for i := range runs {
-		for name, only := range map[string]string{"outer": "tsem-bpf", "inner": "sh"} {
-			text, err := os.ReadFile(fmt.Sprintf("%s/%s.%d", dir, name, i))
-			if err != nil {
-				t.Fatal(err)
-			}
-			contexts := make(map[any]bool)
-			for line := range strings.Lines(string(text)) {
-				var r object
-				if err := json.Unmarshal([]byte(line), &r); err != nil {
-					t.Fatal(err)
-				}
-				contexts[at(r, "event.context")] = true
-				// A task begins in its namespace as the tsem-bpf that started it.
-				if process := at(r, "event.process"); process != only && process != "tsem-bpf" {
-					t.Errorf("%s %d describes %v", name, i, process)
-				}
-			}
-			if len(contexts) != 1 {
-				t.Errorf("%s %d describes the namespaces %v", name, i, contexts)
-			}
-		}
-	}
-	nothingPinned(t)
-	noMore(t, "map", maps)
 }

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestLock: who waits for the lock waits as long as others have their turns, however many they are, and
+// not for one that keeps it. Who has given up keeps nobody from it.
+func TestLock(t *testing.T) {
+	p := &pins{root: t.TempDir()}
+	if err := os.Chtimes(p.root, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	held, err := p.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if turn, err := p.turn(); err != nil || !turn.After(time.Unix(1, 0)) {
+		t.Errorf("the last turn was at %v, %v", turn, err)
+	}
+	turns := []int64{1, 2, 3, 3}
+	looks := make(chan time.Time, len(turns))
+	for range turns {
+		looks <- time.Time{}
+	}
+	var looked int
+	_, err = p.lockUnless(looks, func() (time.Time, error) {
+		looked++
+		return time.Unix(turns[looked-1], 0), nil
+	})
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), p.root) || looked != len(turns) {
+		t.Errorf("after %d looks: %v", looked, err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := p.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -6,6 +6,10 @@ SHELL := /bin/bash
 GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 KERNELS := $(shell awk '!/^\#/ { print $$1 }' vmtest/kernels.list)
 
+# No libraries of C: they would be opened by the programs of the tests, which count all opens, and
+# would have to be in the machine.
+export CGO_ENABLED := 0
+
 # clang-19 is in Debian 12 and 13; the committed object is what this one makes.
 CLANG_PACKAGES := clang-19 llvm-19 libbpf-dev
 RACE_PACKAGES := gcc libc6-dev
@@ -35,7 +39,7 @@ quick: vm-setup build vet lint format unit-test ## Run the quickest tests, in un
 
 .PHONY: build
 build: ## Build build/tsem-bpf.
-	CGO_ENABLED=0 $(GO) build -trimpath -o build/tsem-bpf ./cmd/tsem-bpf
+	$(GO) build -trimpath -o build/tsem-bpf ./cmd/tsem-bpf
 
 .PHONY: unit-test
 unit-test: ## Run the tests that need no kernel.

@@ -3,13 +3,16 @@
 package metrics
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/loader"
@@ -45,6 +48,42 @@ func (e emitter) is(f *family, yes bool, labels ...string) {
 		value = 1
 	}
 	e.put(f, value, labels...)
+}
+
+// histogram sends decision times, once with classic buckets and once with native ones: both end at the
+// powers of two.
+func (e emitter) histogram(f *family, d *namespace.DecisionTimes) {
+	classic, native := make(map[float64]uint64), make(map[int]int64)
+	var count uint64
+	for i, n := range d.Buckets {
+		count += n
+		classic[math.Ldexp(1, namespace.LeastDecision+i)] = count
+		if n > 0 {
+			native[namespace.LeastDecision+i] = int64(n)
+		}
+	}
+	sum := d.Sum.Seconds()
+	e.out <- bothHistograms{
+		prometheus.MustNewConstHistogram(f.desc, count, sum, classic, e.labels...),
+		prometheus.MustNewConstNativeHistogram(f.desc, count, sum, native, nil, 0, 0, 0, time.Time{}, e.labels...),
+	}
+}
+
+// bothHistograms is a histogram that has classic and native buckets: who scrapes takes its choice.
+type bothHistograms struct {
+	prometheus.Metric // the classic one
+	native            prometheus.Metric
+}
+
+// Write implements prometheus.Metric.
+func (b bothHistograms) Write(out *dto.Metric) error {
+	var native dto.Metric
+	if err := errors.Join(b.native.Write(&native), b.Metric.Write(out)); err != nil {
+		return err
+	}
+	h, n := out.Histogram, native.Histogram
+	h.Schema, h.ZeroThreshold, h.ZeroCount, h.PositiveSpan, h.PositiveDelta = n.Schema, n.ZeroThreshold, n.ZeroCount, n.PositiveSpan, n.PositiveDelta
+	return nil
 }
 
 // engineCollector shows what the kernel half counts.
@@ -163,7 +202,8 @@ type Own struct {
 	Totals      namespace.Totals // Written: lines that the output took
 	Gate        verdict.Stats    // zero where nobody waits for verdicts
 	Gates       uint64
-	Agent       tma.Stats // zero if the agent is no process
+	Decisions   namespace.DecisionTimes // the same
+	Agent       tma.Stats               // zero if the agent is no process
 	AgentFailed bool
 	Stuck       time.Duration // how long the write under way has taken
 }
@@ -209,6 +249,7 @@ func (c *keeperCollector) Collect(out chan<- prometheus.Metric) {
 	e.count(keeperSignals, own.Gate.Interrupted)
 	e.count(keeperGone, own.Gate.Gone)
 	e.count(keeperBad, own.Gate.Bad)
+	e.histogram(keeperDecisions, &own.Decisions)
 	e.is(keeperAgentFailed, own.AgentFailed)
 	e.counts(keeperReplies, own.Agent.Decided, own.Agent.Late)
 }

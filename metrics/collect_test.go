@@ -13,9 +13,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -228,7 +230,9 @@ func TestEveryCounter(t *testing.T) {
 		"Totals.DigestsIMA": "shown of all namespaces", "Totals.DigestsCached": "shown of all namespaces",
 		"Totals.Inner": "shown of all namespaces", "Totals.Volatile": "shown of all namespaces", "Totals.Logged": "shown of all namespaces",
 		"Totals.Denied": "shown of all namespaces", "Totals.LateReleases": "shown of all namespaces",
-		"Gate.Asked": "the sum of Immediate and Slept",
+		"Gate.Asked":        "the sum of Immediate and Slept",
+		"Decisions.Buckets": "the buckets of a histogram (TestDecisions)",
+		"Decisions.Sum":     "the sum of a histogram (TestDecisions)",
 	}
 	for v := range bpf.VerdictMax {
 		without[fmt.Sprintf("Totals.Verdicts[%d]", v)] = "shown of all namespaces"
@@ -237,6 +241,60 @@ func TestEveryCounter(t *testing.T) {
 	numbers = number(reflect.ValueOf(&own).Elem(), without)
 	own.Stuck *= time.Duration(time.Second)
 	compare(t, "Own", numbers, without, gather(t, keeperOf(own)))
+}
+
+// TestDecisions: what took a while is in the classic and in the native buckets that end after it.
+func TestDecisions(t *testing.T) {
+	var own Own
+	own.Decisions.Buckets[-namespace.LeastDecision] = 3   // no more than a second
+	own.Decisions.Buckets[-namespace.LeastDecision-3] = 2 // and than an eighth
+	own.Decisions.Sum = 2500 * time.Millisecond
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(keeperOf(own))
+	found, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(found, func(f *dto.MetricFamily) bool { return f.GetName() == keeperDecisions.name })
+	if i < 0 {
+		t.Fatal("no histogram")
+	}
+	h := found[i].GetMetric()[0].GetHistogram()
+	if h.GetSampleCount() != 5 || h.GetSampleSum() != 2.5 || h.GetSchema() != 0 {
+		t.Errorf("%v", h)
+	}
+	for _, b := range h.GetBucket() {
+		want := uint64(0)
+		switch {
+		case b.GetUpperBound() >= 1:
+			want = 5
+		case b.GetUpperBound() >= 0.125:
+			want = 2
+		}
+		if b.GetCumulativeCount() != want {
+			t.Errorf("%d took no longer than %v s, want %d", b.GetCumulativeCount(), b.GetUpperBound(), want)
+		}
+	}
+	if len(h.GetBucket()) != namespace.DecisionBuckets {
+		t.Errorf("%d buckets", len(h.GetBucket()))
+	}
+	// Of schema 0 bucket 0 ends at 1 and bucket -3 at an eighth.
+	var native []string
+	index, count := int32(0), int64(0)
+	deltas := h.GetPositiveDelta()
+	for _, span := range h.GetPositiveSpan() {
+		index += span.GetOffset()
+		for range span.GetLength() {
+			count, deltas = count+deltas[0], deltas[1:]
+			if count > 0 {
+				native = append(native, fmt.Sprintf("%d:%d", index, count))
+			}
+			index++
+		}
+	}
+	if got := strings.Join(native, " "); got != "-3:2 0:3" {
+		t.Errorf("native buckets %s", got)
+	}
 }
 
 // number gives every number in a structure a value of its own, and returns the values by the

@@ -70,6 +70,8 @@ func verdictNames() (all []string) {
 const (
 	gauge   = prometheus.GaugeValue
 	counter = prometheus.CounterValue
+	// A histogram has no value of its own (emitter.histogram).
+	histogram prometheus.ValueType = 0
 )
 
 // families are all that there are, in the order of docs/metrics.md.
@@ -217,6 +219,8 @@ var (
 		"Answers of the gate that nobody wanted any more.")
 	keeperBad = ofNamespace("tsem_keeper_gate_requests_bad_total", counter,
 		"Requests to the gate that no task of the namespace makes: somebody tries something.")
+	keeperDecisions = ofNamespace("tsem_keeper_decision_seconds", histogram,
+		"How long events waited until the agent, or tsem-bpf for it, had decided about them, from the event in its hook on. Powers of two, from a microsecond to 512 s; native too, of schema 0.")
 	keeperAgentFailed = ofNamespace("tsem_keeper_agent_failed", gauge,
 		"1 if the agent has failed, so that nobody judges; 0 else, also if there is none.")
 	keeperReplies = ofNamespace("tsem_keeper_agent_replies_total", counter,
@@ -229,7 +233,7 @@ func Markdown() string {
 	b.WriteString(docHead)
 	b.WriteString("| series | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, f := range families {
-		b.WriteString("| " + f.name + " | " + map[prometheus.ValueType]string{gauge: "gauge", counter: "counter"}[f.kind] + " | ")
+		b.WriteString("| " + f.name + " | " + map[prometheus.ValueType]string{gauge: "gauge", counter: "counter", histogram: "histogram"}[f.kind] + " | ")
 		separator := ""
 		for _, l := range f.labels {
 			if l.name == engineLabel.name || l.name == namespaceLabel.name {

@@ -86,6 +86,8 @@ type doorkeeper struct {
 	judge  func(raw []byte) error // Namespace.judge
 	record event.Record           // scratch of that: who makes one for each event pays for its memory
 
+	decisions *decisions
+
 	slots   *verdict.Slots
 	lookout *lookout
 	gate    atomic.Pointer[verdict.Gate] // the one that tasks ask now
@@ -111,7 +113,7 @@ func (n *Namespace) openGate() error {
 	if !n.engine.Support().Tier.Waits() {
 		return fmt.Errorf("%w: it has tier %s, %s", ErrNoSleep, n.engine.Support().Tier, n.engine.Support().TierReason)
 	}
-	d := &doorkeeper{judge: n.judge}
+	d := &doorkeeper{judge: n.judge, decisions: newDecisions()}
 	n.door = d
 	var err error
 	if d.slots, err = verdict.MapSlots(n.engine.Map("slots")); err != nil {
@@ -142,7 +144,11 @@ func (n *Namespace) attend() {
 	defer close(d.guarded)
 	for !d.over.Load() {
 		err := n.magazine.WaitScan(beatEvery)
-		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			d.decisions.adjust()
+			err = nil
+		}
+		if err == nil {
 			_, err = n.magazine.Scan(d.judge)
 		}
 		select {
@@ -305,18 +311,33 @@ func (n *Namespace) judge(raw []byte) (err error) {
 // Decide decides about the event with this slot and ticket and wakes its task. The errors
 // are those of verdict.Slots.Decide. Only where the Config has a Judge, and until Close;
 // from any goroutine, also from the Judge.
-func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+func (n *Namespace) Decide(slot uint32, ticket uint64, v verdict.Verdict) (outcome verdict.Outcome, err error) {
+	event := n.door.slots.Time(slot)
 	if gate := n.door.gate.Load(); gate != nil {
-		return gate.Decide(slot, ticket, v)
+		outcome, err = gate.Decide(slot, ticket, v)
+	} else {
+		outcome, err = n.door.slots.Decide(slot, ticket, v)
 	}
-	return n.door.slots.Decide(slot, ticket, v)
+	if outcome.Won { // so that it was the event of this ticket
+		n.door.decisions.add(event)
+	}
+	return outcome, err
 }
 
 // DecideAsync is verdict.Slots.DecideAsync: nobody sleeps with such an event, who would have to
 // be woken. The rest is that of Decide.
 func (n *Namespace) DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verdict) (outcome verdict.Outcome, distrusted bool, err error) {
-	return n.door.slots.DecideAsync(slot, ticket, tnum, v)
+	event := n.door.slots.Time(slot)
+	outcome, distrusted, err = n.door.slots.DecideAsync(slot, ticket, tnum, v)
+	if outcome.Won {
+		n.door.decisions.add(event)
+	}
+	return outcome, distrusted, err
 }
+
+// DecisionTimes returns how long events have waited for the decisions of this process. Only where
+// the Config has a Judge; from any goroutine.
+func (n *Namespace) DecisionTimes() DecisionTimes { return n.door.decisions.times() }
 
 // GateStats returns what happened at the gates of the namespace, and how many there were:
 // more than one means that gate processes have ended, none that tasks look for their verdicts.
@@ -346,6 +367,7 @@ func (n *Namespace) beat() {
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
 		atomic.StoreUint64(&n.state.Beat, uint64(now.Nano()))
 	}
+	n.door.decisions.adjust()
 	n.look()
 }
 

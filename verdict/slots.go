@@ -139,6 +139,15 @@ func (s *Slots) Load(slot uint32) (ticket uint64, v Verdict, err error) {
 	return ticket, v, nil
 }
 
+// Time returns the time of the latest event in a slot: CLOCK_BOOTTIME, ns; 0 if there is no such
+// slot. It is that of a ticket as long as the task has drawn no other one.
+func (s *Slots) Time(slot uint32) uint64 {
+	if !s.has(slot) {
+		return 0
+	}
+	return atomic.LoadUint64(&s.all[slot].Time)
+}
+
 // Decide decides about one wait, once: of all who decide, the kernel half included,
 // exactly one wins. ErrSlot: there is no such slot. ErrVerdict: v is None, or no verdict.
 //

@@ -230,6 +230,8 @@ func TestMetrics(t *testing.T) {
 	}
 	if trusted := sum(all, "tsem_verdicts_total", namespace, `verdict="trusted"`); flags != nil && !strings.Contains(said, fmt.Sprintf("verdicts: %v trusted", trusted)) {
 		t.Errorf("%v verdicts were scraped; at the end: %s", trusted, said)
+	} else if timed := sum(all, "tsem_keeper_decision_seconds_count", namespace); timed != trusted {
+		t.Errorf("the times of %v decisions were scraped, and %v verdicts", timed, trusted)
 	}
 	if got := sum(second.scrape(t), "tsem_tasks", namespace); got != 0 {
 		t.Errorf("the namespace has ended, and has %v tasks", got)

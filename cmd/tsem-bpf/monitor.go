@@ -93,6 +93,7 @@ func (s *session) own() metrics.Own {
 	own.Totals.Written = s.eventsWritten()
 	if s.external.External {
 		own.Gate, own.Gates = s.namespace.GateStats()
+		own.Decisions = s.namespace.DecisionTimes()
 	}
 	if s.agent != nil {
 		own.Agent, own.AgentFailed = s.agent.Stats(), s.agent.Err() != nil

@@ -42,9 +42,9 @@ static __always_inline void room_return(struct tsem_namespace *ns, __u32 share, 
 /*
  * Says whether a record that has claimed bytes may be put into the ring, and gives them back
  * if not. `all` is what the ring then holds of everything that was claimed until then, `own` of
- * the record's share.
+ * the record's share: less than nothing if what others have claimed later is read already.
  */
-SHARED int room_granted(struct tsem_namespace *ns, __u32 share, __u32 bytes, __u64 all, __u64 own)
+SHARED int room_granted(struct tsem_namespace *ns, __u32 share, __u32 bytes, __s64 all, __s64 own)
 {
 	if (!ns)
 		return false;

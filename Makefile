@@ -50,15 +50,16 @@ race-test: race-setup ## Run them with the race detector, which needs a C compil
 	CGO_ENABLED=1 $(GO) test -race -timeout 1h ./...
 
 # The test binary of each package runs as a whole inside the VM; it lies in the
-# checkout, because that is what the VM sees at its own path.
+# checkout, because that is what the VM sees at its own path. With this name what a test leaves
+# that is killed is none of ./... either.
 .PHONY: vm-test
 vm-test: vm-setup build $(KERNELS:%=vm-test-%) ## Run the tests that need a kernel, on all of them.
 
 # $(call vm-test,KERNEL,FLAGS OF GO TEST,FLAGS OF VMTEST/RUN,COMMAND THAT RUNS THE TEST)
 define vm-test
-	@mkdir -p build/tmp
+	@mkdir -p build/_tmp
 	@echo "== kernel $(1)"
-	GOTMPDIR=$(CURDIR)/build/tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest $(2) \
+	GOTMPDIR=$(CURDIR)/build/_tmp $(GO) test -v -count=1 -timeout 0 -tags vmtest $(2) \
 		-exec "$(CURDIR)/vmtest/run $(3) -r -W -k $(1) -m 2G -t $(VM_SECONDS) -- $(4)" ./vmtest
 endef
 
@@ -105,8 +106,8 @@ cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by inst
 
 .PHONY: cost-test-%
 cost-test-%: vm-setup
-	@mkdir -p build/tmp
-	GOTMPDIR=$(CURDIR)/build/tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
+	@mkdir -p build/_tmp
+	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
 
 # By instructions, then by time with two CPUs; in one machine each.
@@ -118,13 +119,13 @@ gate-cost: gate-cost-6.12 ## Compare a wait for a verdict with fanotify and secc
 
 .PHONY: gate-cost-%
 gate-cost-%: vm-setup build
-	@mkdir -p build/tmp
+	@mkdir -p build/_tmp
 	$(call gate-cost,$*,TSEM_EXACT=1,-i -c 1)
 	$(call gate-cost,$*,,-r -c 2)
 
 # $(call gate-cost,KERNEL,ENVIRONMENT,FLAGS OF VMTEST/RUN)
 define gate-cost
-	GOTMPDIR=$(CURDIR)/build/tmp $(2) TSEM_ROUNDS=$(ROUNDS) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
+	GOTMPDIR=$(CURDIR)/build/_tmp $(2) TSEM_ROUNDS=$(ROUNDS) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
 		-run '^TestGateCost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
 endef
 
@@ -138,10 +139,10 @@ soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once 
 
 .PHONY: soak-%
 soak-%: vm-setup build
-	@mkdir -p build/tmp
+	@mkdir -p build/_tmp
 	@for test in $(SOAK); do \
 		echo "== kernel $*, $$test: $(ROUNDS) rounds"; \
-		GOTMPDIR=$(CURDIR)/build/tmp TSEM_ROUNDS=$(ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
+		GOTMPDIR=$(CURDIR)/build/_tmp TSEM_ROUNDS=$(ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
 			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 300 * $(ROUNDS))) --" ./vmtest || exit; \
 	done
 

@@ -59,10 +59,12 @@ func testInTime(t *testing.T, name string) {
 		check(t, err)
 		l.end(t)
 		totals := l.n.Totals()
-		if got := totals.Verdicts[verdict.Untrusted]; got != refused {
-			t.Fatalf("%d were refused, and %d found the verdict", refused, got)
+		// One whose verdict comes after its look, and before it has decided itself, is refused for its
+		// task, which is untrusted from then on.
+		if got := totals.Verdicts[verdict.Untrusted]; got > refused || refused > totals.Denied {
+			t.Fatalf("%d were refused, %d found the verdict, %d were denied", refused, got, totals.Denied)
 		}
-		if late := totals.Verdicts[verdict.Unwaited]; late < events-refused {
+		if late := totals.Verdicts[verdict.Unwaited]; late+refused < events {
 			t.Fatalf("%d of %d were refused, and only %d events were too early for their verdict", refused, events, late)
 		}
 		fmt.Printf("in time: %d of %d verdicts about %s\n", refused, events, name)

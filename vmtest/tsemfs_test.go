@@ -207,21 +207,19 @@ func testPlaneInherited(t *testing.T, p *plane, folder string) {
 }
 
 // testPlaneSlowCommand: while one thread waits for its namespace others write commands, and
-// read. They open the file as orchestrators do: who truncates it (the > of a shell) or appends
-// would wait, since the kernel lets one do that at a time.
+// read. They have the file open. Who truncates it (the > of a shell) or appends waits, and so does who
+// opens it where IMA has a policy, as after other tests: the kernel lets one thread at a time do that.
 func testPlaneSlowCommand(t *testing.T, p *plane, folder string) {
 	if engine.Support().Tier != loader.TierSleep {
 		t.Skip("FUSE lets one thread write at a time before 6.2, and nobody waits for an orchestrator here")
 	}
-	writing := func(command string) *exec.Cmd {
-		return exec.Command("sh", "-c", "echo "+command+" | dd conv=notrunc status=none of="+folder+"/control")
-	}
-	slow := writing("external")
+	slow := exec.Command("sh", "-c", "echo external | dd conv=notrunc status=none of="+folder+"/control")
+	control := openRaw(t, folder+"/control", unix.O_WRONLY)
 	check(t, slow.Start())
 	<-p.making
 	for range 3 {
-		if out, err := writing("enforce").CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
+		if _, err := unix.Write(control, []byte("enforce\n")); err != nil {
+			t.Error(err)
 		}
 		output(t, "cat "+folder+"/aggregate >/dev/null")
 	}

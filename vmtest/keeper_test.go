@@ -154,18 +154,39 @@ func TestKeeperKilled(t *testing.T) {
 	_ = cmd.Wait()
 }
 
-// TestBirthsEnd: a thread of a keeper that ends before it has started the first task of a
-// namespace leaves nothing behind.
+// TestBirthsEnd: a thread of a keeper that ends before it has started the first task of a namespace
+// takes its entry with it. The kernel may fail to do that now and then: a program of a tracepoint is
+// skipped on a CPU where it runs already, and the lock of a hash gives up where a CPU of the machine
+// stands still for long. Three times in a row it does not.
 func TestBirthsEnd(t *testing.T) {
 	births := engine.Map("births")
+	for range 3 {
+		thread := bornAndGone(t, births)
+		var index uint32
+		for range 200 {
+			if errors.Is(births.Lookup(thread, &index), ebpf.ErrKeyNotExist) {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		skipped, err := engine.Skipped()
+		check(t, err)
+		t.Logf("the entry of thread %d stays; skipped by the kernel: %v", thread, skipped)
+		check(t, births.Delete(thread))
+	}
+	t.Error("entries stay")
+}
+
+// bornAndGone lets a thread enter itself into births, and end. It is not the first one of the process,
+// which stays until that ends.
+func bornAndGone(t *testing.T, births *ebpf.Map) (thread uint32) {
+	t.Helper()
 	put, end, begun := make(chan uint32), make(chan bool), make(chan bool)
-	// Two at the same time: the first thread of a process stays until the process ends.
 	for range 2 {
 		go func() {
 			runtime.LockOSThread() // for ever: the thread ends with the goroutine
 			begun <- true
-			<-end
-			if unix.Gettid() == os.Getpid() {
+			if end := <-end; end || unix.Gettid() == os.Getpid() {
 				put <- 0
 				return
 			}
@@ -181,29 +202,14 @@ func TestBirthsEnd(t *testing.T) {
 	}
 	<-begun
 	<-begun
-	close(end)
-	// A program of a tracepoint is skipped on a CPU where it runs already, which it can where
-	// tracepoints may be preempted; then the entry stays.
-	skipped := func() uint64 {
-		all, err := engine.Skipped()
-		check(t, err)
-		return all["task_exit"]
+	end <- false
+	if thread = <-put; thread == 0 {
+		end <- false
+		return <-put
 	}
-	before := skipped()
-	for range 2 {
-		thread := <-put
-		if thread == 0 {
-			continue
-		}
-		waitFor(t, "the end of a birth", time.Minute, func() bool {
-			var index uint32
-			return errors.Is(births.Lookup(thread, &index), ebpf.ErrKeyNotExist) || skipped() > before
-		})
-		if more := skipped() - before; more > 0 {
-			check(t, births.Delete(thread))
-			t.Skipf("the kernel did not run task_exit %d times", more)
-		}
-	}
+	end <- true
+	<-put
+	return thread
 }
 
 // TestManyBirths: as many threads can be about to start the first task of a namespace as there

@@ -61,7 +61,7 @@ const VerdictMax = int(tsemTsemVerdictTSEM_VERDICT_MAX)
 // Record is the header of a record (struct tsem_record in record.h).
 type Record = tsemTsemRecord
 
-// TaskIDRoom is the length of a value of the map `task_ids` (TSEM_TASK_ID_ROOM in state.h).
+// TaskIDRoom is the length of a value of the map `task_ids` (struct tsem_task_id in state.h).
 const TaskIDRoom = len(tsemTsemTaskId{}.Digest)
 
 // HookMax is one more than the highest ordinal of a hook (enum tsem_hook in record.h).

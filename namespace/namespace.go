@@ -143,7 +143,7 @@ func CheckWait(wait time.Duration) error {
 }
 
 // New makes an empty namespace. The error is loader.ErrFull if there are too many, one of
-// CheckCache, CheckWait or CheckDeadline, ErrNoSleep or gateproc.ErrFUSE with a Judge, or
+// CheckCache, CheckWait or CheckDeadline, ErrNoSleep or fuse.ErrFUSE with a Judge, or
 // one of the kernel.
 func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Digest == 0 {
@@ -224,7 +224,9 @@ func (n *Namespace) make() error {
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
-		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()), Wait: uint64(n.config.Wait), Deadline: uint64(n.config.Deadline), Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
+		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()),
+		Wait: uint64(n.config.Wait), Deadline: uint64(n.config.Deadline),
+		Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -26,7 +25,7 @@ import (
 // tasks as it was found, for another successor.
 //
 // The error is one of loader.Engine.TakeOver, of CheckDeadline, ErrNoSleep or
-// gateproc.ErrFUSE, or one of the kernel; the namespace then is as it was.
+// fuse.ErrFUSE, or one of the kernel; the namespace then is as it was.
 func TakeOver(engine *loader.Engine, id uint64, judge Judge, deadline time.Duration) (*Namespace, error) {
 	if err := CheckDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("deadline %v: %w", deadline, err)
@@ -72,7 +71,7 @@ func (n *Namespace) inherit() error {
 	n.magazine = ring
 	n.ledger = ringbuf.Resume(ring.Window(int(unsafe.Sizeof(bpf.Record{}))), last, unread)
 	n.earlier = n.ledger.Balance(0, nil).Delivered
-	if n.aggregate, err = aggregate(os.DirFS("/sys"), n.config.Digest); err != nil {
+	if n.aggregate, err = Aggregate(n.config.Digest); err != nil {
 		return err
 	}
 	atomic.StoreUint64(&n.state.Deadline, uint64(n.config.Deadline))

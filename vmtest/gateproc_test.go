@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
 )
@@ -248,7 +249,7 @@ func testGateDevice(t *testing.T) {
 	const path, aside = "/dev/fuse", "/dev/fuse.aside"
 	check(t, os.Rename(path, aside))
 	device, err = gateproc.Open()
-	if !errors.Is(err, gateproc.ErrFUSE) || !strings.Contains(err.Error(), "modprobe fuse") {
+	if !errors.Is(err, fuse.ErrFUSE) || !strings.Contains(err.Error(), "modprobe fuse") {
 		t.Errorf("without %s: %v", path, err)
 	}
 	device.Close()

@@ -39,15 +39,7 @@ Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 }
 
 // Validate is called by kong.
-func (c *daemonCommand) Validate() error {
-	if c.Deadline == nil {
-		return nil
-	}
-	if err := namespace.CheckDeadline(*c.Deadline); err != nil {
-		return fmt.Errorf("--deadline=%v: %w", *c.Deadline, err)
-	}
-	return nil
-}
+func (c *daemonCommand) Validate() error { return checkDeadline(c.Deadline) }
 
 // Run implements the command.
 func (c *daemonCommand) Run(std *streams) (err error) {

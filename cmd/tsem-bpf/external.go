@@ -62,10 +62,8 @@ func (f *externalFlags) check(dialect string) error {
 	case dialect != "current":
 		return fmt.Errorf("--dialect=%s: has no task number, by which an agent of --tma=exec: names who it judges; leave it out", dialect)
 	}
-	if f.Deadline != nil {
-		if err := namespace.CheckDeadline(*f.Deadline); err != nil {
-			return fmt.Errorf("--deadline=%v: %w", *f.Deadline, err)
-		}
+	if err := checkDeadline(f.Deadline); err != nil {
+		return err
 	}
 	if f.Enforce && f.Deny != "" {
 		return errors.New("--deny is part of --enforce, which refuses events of all types: leave one of them out")
@@ -75,6 +73,17 @@ func (f *externalFlags) check(dialect string) error {
 	}
 	if f.OnFailure == "closed" && !f.refuses() {
 		return errors.New("--on-failure=closed needs --enforce or --deny: without them nothing is refused")
+	}
+	return nil
+}
+
+// checkDeadline says what is wrong with a --deadline; nil if it is not given.
+func checkDeadline(deadline *time.Duration) error {
+	if deadline == nil {
+		return nil
+	}
+	if err := namespace.CheckDeadline(*deadline); err != nil {
+		return fmt.Errorf("--deadline=%v: %w", *deadline, err)
 	}
 	return nil
 }

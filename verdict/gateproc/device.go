@@ -13,10 +13,6 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/fuse"
 )
 
-// ErrFUSE is fuse.ErrFUSE: this system does not let FUSE be used as it is; the text says
-// what to change.
-var ErrFUSE = fuse.ErrFUSE
-
 // Open opens a new FUSE connection, for one gate: the descriptor for verdict.Config.Device
 // and Config.Device. It is not inherited by what this process executes, and must never be:
 // a connection ends with its last descriptor, and a task that has one and waits at the

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
@@ -69,7 +70,7 @@ const (
 // Start starts the gate process and returns when it executes the gate program and
 // watches. It takes a helper: this program once more, which becomes the gate process;
 // Main has to be the first call of main. The error is one sentence that says which step
-// did not work, ErrFUSE where the system has to be changed. After an error, and after
+// did not work, fuse.ErrFUSE where the system has to be changed. After an error, and after
 // the process has ended, close Device: that ends the connection in any case.
 func Start(c Config) (*Process, error) {
 	p, err := start(c, startLimit)
@@ -247,8 +248,8 @@ func (p *Process) Close() error {
 // sentence is what the helper said as an error, of the kind that it named.
 func sentence(said string) error {
 	said = strings.TrimSpace(said)
-	if text, ok := strings.CutPrefix(said, ErrFUSE.Error()+": "); ok {
-		return fmt.Errorf("%w: %s", ErrFUSE, text)
+	if text, ok := strings.CutPrefix(said, fuse.ErrFUSE.Error()+": "); ok {
+		return fmt.Errorf("%w: %s", fuse.ErrFUSE, text)
 	}
 	return errors.New(said)
 }

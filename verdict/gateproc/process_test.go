@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/fuse"
 )
 
 // fakeVariable says what a helper of these tests does, in which no file system is mounted.
@@ -46,7 +47,7 @@ func fakeHelper(what string) {
 		fmt.Fprint(said, strings.Join(os.Args, " "))
 		status = helperFailed
 	case "refused":
-		fmt.Fprint(said, fmt.Errorf("%w: open file system fuse: %w: modprobe fuse", ErrFUSE, unix.ENODEV))
+		fmt.Fprint(said, fmt.Errorf("%w: open file system fuse: %w: modprobe fuse", fuse.ErrFUSE, unix.ENODEV))
 		status = helperFailed
 	case "crashed":
 		panic("a defect")
@@ -80,7 +81,7 @@ func TestStartErrors(t *testing.T) {
 		says string
 		is   error
 	}{
-		{"refused", "FUSE cannot be used: open file system fuse: no such device: modprobe fuse", ErrFUSE},
+		{"refused", "FUSE cannot be used: open file system fuse: no such device: modprobe fuse", fuse.ErrFUSE},
 		{"crashed", "panic: a defect", nil},
 		{"killed", "signal: killed", ErrKilled},
 		{"4", "BPF_F_MMAPABLE", nil},

@@ -100,7 +100,7 @@ var (
 	problems = newFamily("tsem_problems", gauge,
 		"What is wrong on this host at the moment and needs somebody to act: 0 is healthy. tsem-bpf status says it in words.", problemLabel)
 	engineInfo = newFamily("tsem_engine_info", gauge,
-		"Always 1; the kernel half: its version, the tier of the kernel (sleep: events can wait for verdicts) and the release of the kernel.",
+		"Always 1; the kernel half: its version, the tier of the kernel (sleep, poll: events can wait for verdicts) and the release of the kernel.",
 		label{name: "version", words: "digest of the BPF object"}, label{name: "tier", values: []string{"sleep", "poll", "export"}}, label{name: "kernel", words: "release"})
 	engineMemory = newFamily("tsem_engine_memory_bytes", gauge,
 		"Memory of the maps that all namespaces share. A namespace takes its magazine and about 1 MiB beside.")

@@ -109,17 +109,25 @@ func expectLine(t *testing.T, lines *bufio.Scanner, text string) string {
 	return ""
 }
 
-// TestDaemon: an orchestrator lets its workload go through, event by event.
-func TestDaemon(t *testing.T) {
-	needExternal(t)
-	folder, records := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "records")
-	daemon, lines := startDaemon(t, folder)
-	cmd := exec.Command("sh", "-c", orchestrator, "orchestrator", folder, records)
+// orchestrate runs a script with the files of the control plane in a folder, and a file of its own, and
+// returns what it says.
+func orchestrate(t *testing.T, script, folder, file string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script, "orchestrator", folder, file)
 	cmd.Stderr = os.Stderr
 	said, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
+	return string(said)
+}
+
+// TestDaemon: an orchestrator lets its workload go through, event by event.
+func TestDaemon(t *testing.T) {
+	needExternal(t)
+	folder, records := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "records")
+	daemon, lines := startDaemon(t, folder)
+	said := orchestrate(t, orchestrator, folder, records)
 	text, err := os.ReadFile(records)
 	check(t, err)
 	waited := strings.Count("\n"+string(text), "\n"+`{"export": {"type": "event"}`)
@@ -128,7 +136,7 @@ func TestDaemon(t *testing.T) {
 	}
 	hostname, err := os.ReadFile("/etc/hostname")
 	check(t, err)
-	if want := strings.Repeat(string(hostname), 2) + "released " + strconv.Itoa(waited) + "\n"; string(said) != want {
+	if want := strings.Repeat(string(hostname), 2) + "released " + strconv.Itoa(waited) + "\n"; said != want {
 		t.Errorf("said %q, want %q", said, want)
 	}
 	end := expectLine(t, lines, " releases late")
@@ -153,13 +161,8 @@ func TestDaemonReaderInside(t *testing.T) {
 	needExternal(t)
 	folder, out := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "out")
 	_, lines := startDaemon(t, folder)
-	cmd := exec.Command("sh", "-c", monitored, "orchestrator", folder, out)
-	cmd.Stderr = os.Stderr
-	said, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %s", err, said)
-	}
-	released, ok := strings.CutPrefix(strings.TrimSpace(string(said)), "released ")
+	said := orchestrate(t, monitored, folder, out)
+	released, ok := strings.CutPrefix(strings.TrimSpace(said), "released ")
 	end := expectLine(t, lines, " releases late")
 	if !ok || released == "0" || !strings.Contains(end, ", "+released+" released by its orchestrator, 0 not in time, 0 releases late") {
 		t.Errorf("said %q; %s", said, end)

@@ -83,7 +83,7 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 	if command.Kind == control.External {
 		k.pairing = control.Pair(k.id, command)
 	}
-	go k.live()
+	p.living.Go(k.live)
 	return k, nil
 }
 

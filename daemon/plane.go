@@ -27,6 +27,7 @@ type Plane struct {
 	aggregate []byte
 
 	making  sync.WaitGroup // of Create, which Close waits for
+	living  sync.WaitGroup // of kept.live, the same: a namespace that is about to end is not in all any more
 	mu      sync.Mutex
 	all     map[uint64]*kept
 	closing bool
@@ -262,7 +263,5 @@ func (p *Plane) Close() {
 	for _, k := range all {
 		k.stop()
 	}
-	for _, k := range all {
-		<-k.gone
-	}
+	p.living.Wait()
 }

@@ -35,9 +35,10 @@ type host struct {
 	mu         sync.Mutex
 	processes  map[uint32]*process
 	namespaces []*space
-	refuses    error // why Make fails
-	enters     error // why Enter fails
-	orphans    bool  // a thread loses its parent while its namespace is made
+	refuses    error         // why Make fails
+	enters     error         // why Enter fails
+	orphans    bool          // a thread loses its parent while its namespace is made
+	closing    time.Duration // how long the end of a namespace takes
 	said       bytes.Buffer
 }
 
@@ -178,7 +179,12 @@ func (s *space) Tasks() uint64 {
 
 func (s *space) Totals() namespace.Totals { return namespace.Totals{} }
 func (s *space) Shut()                    { s.stop() }
-func (s *space) Close() error             { s.closed.Store(true); s.stop(); return nil }
+func (s *space) Close() error {
+	time.Sleep(s.host.closing)
+	s.closed.Store(true)
+	s.stop()
+	return nil
+}
 
 // raise raises an event of a task, which waits in a slot.
 func (s *space) raise(pid uint32, tnum uint64) verdict.Verdict {
@@ -422,6 +428,27 @@ func TestFull(t *testing.T) {
 		h.write(5, "trusted pid=10 tnum=1", 0) // nobody waits
 		h.Close()
 		h.wantGone()
+	})
+}
+
+// TestCloseWaits: who closes the Plane may take the kernel half away then, so that nothing may still
+// be on its way out, such as a namespace that has just ended by itself.
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.closing = time.Hour
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		s := h.create(10, "export")
+		s.add(-1)
+		time.Sleep(time.Minute)
+		if len(h.Plane.Namespaces()) != 0 || s.closed.Load() {
+			t.Error("the namespace is not on its way out")
+		}
+		h.Close()
+		if !s.closed.Load() {
+			t.Error("it was not waited for")
+		}
 	})
 }
 

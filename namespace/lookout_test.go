@@ -34,6 +34,7 @@ func TestLookout(t *testing.T) {
 				l.call() // it looks already
 			}
 			time.Sleep(2 * time.Second)
+			synctest.Wait() // without it the race detector sees no order between the two
 			return calls
 		}
 		for i, test := range []struct {

@@ -66,6 +66,12 @@ static __always_inline void cell_task(struct event *e, const struct tsem_task *t
 	cell_number(e->buf, TSEM_CELL_TASK, task ? task->identity : 0);
 }
 
+/* The same of a task of the kernel. */
+static __always_inline void cell_task_at(struct event *e, const struct task_struct *task)
+{
+	cell_task(e, task_at(number_of(task)));
+}
+
 SHARED int describe_creds(struct buffer *buf, __u64 cred)
 {
 	struct tsem_creds *c;
@@ -229,5 +235,25 @@ static __always_inline void cell_sock(struct event *e, struct sock *sk, __u64 ow
 {
 	describe_sock(e->buf, sk->__sk_common.skc_family, sk->sk_type, sk->sk_protocol, owner);
 }
+
+#define SECTION_SLEEPABLE "lsm.s/"
+#define SECTION_ATOMIC "lsm/"
+#define ARGS(...) __VA_ARGS__
+
+/*
+ * The program of a plain hook: each of its calls is an event, and what follows its arguments
+ * adds the cells, in the order of the event table. The context is that of the list (hooks.h).
+ */
+#define PLAIN_HOOK(name, context, args, ...)			\
+	SEC(SECTION_##context #name)				\
+	int BPF_PROG(name, args, int ret)			\
+	{							\
+		EVENT(e, name, ret);				\
+								\
+		if (!modeled(&e) || !event_begin(&e))		\
+			return unraised(&e);			\
+		__VA_ARGS__;					\
+		return event_end(&e);				\
+	}
 
 #endif

@@ -66,32 +66,14 @@ int BPF_PROG(inode_free_security, struct inode *inode)
 	return 0;
 }
 
-SEC("lsm.s/inode_unlink")
-int BPF_PROG(inode_unlink, struct inode *dir, struct dentry *dentry, int ret)
-{
-	EVENT(e, inode_unlink, ret);
+PLAIN_HOOK(inode_unlink, SLEEPABLE, ARGS(struct inode *dir, struct dentry *dentry),
+	   cell_inode(&e, dir), cell_dentry(&e, dentry, true))
 
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_inode(&e, dir);
-	cell_dentry(&e, dentry, true);
-	return event_end(&e);
-}
-
-SEC("lsm.s/inode_rename")
-int BPF_PROG(inode_rename, struct inode *old_dir, struct dentry *old_dentry,
-	     struct inode *new_dir, struct dentry *new_dentry, int ret)
-{
-	EVENT(e, inode_rename, ret);
-
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_inode(&e, old_dir);
-	cell_dentry(&e, old_dentry, false);
-	cell_inode(&e, new_dir);
-	cell_dentry(&e, new_dentry, false);
-	return event_end(&e);
-}
+PLAIN_HOOK(inode_rename, SLEEPABLE,
+	   ARGS(struct inode *old_dir, struct dentry *old_dentry,
+		struct inode *new_dir, struct dentry *new_dentry),
+	   cell_inode(&e, old_dir), cell_dentry(&e, old_dentry, false),
+	   cell_inode(&e, new_dir), cell_dentry(&e, new_dentry, false))
 
 SEC("lsm.s/inode_getattr")
 int BPF_PROG(inode_getattr, const struct path *path, int ret)

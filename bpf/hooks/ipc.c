@@ -58,14 +58,5 @@ static __always_inline void cell_ipc(struct event *e, struct kern_ipc_perm *perm
 	describe_ipc(e->buf, address_of(e->buf, perm));
 }
 
-SEC("lsm/shm_shmat")
-int BPF_PROG(shm_shmat, struct kern_ipc_perm *perm, char *address, int shmflg, int ret)
-{
-	EVENT(e, shm_shmat, ret);
-
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_ipc(&e, perm);
-	cell_scalar(&e, shmflg);
-	return event_end(&e);
-}
+PLAIN_HOOK(shm_shmat, ATOMIC, ARGS(struct kern_ipc_perm *perm, char *address, int shmflg),
+	   cell_ipc(&e, perm), cell_scalar(&e, shmflg))

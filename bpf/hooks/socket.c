@@ -25,7 +25,7 @@ static __always_inline __u64 owner_of(struct sock *sk)
 	return owner ? *owner : 0;
 }
 
-SHARED int describe_address(struct buffer *buf, __u32 family, __u64 address, __u32 length)
+SHARED int describe_address(struct buffer *buf, __u64 sk, __u64 address, __u32 length)
 {
 	struct tsem_addr *a;
 	__u32 start;
@@ -36,46 +36,36 @@ SHARED int describe_address(struct buffer *buf, __u32 family, __u64 address, __u
 	a = cell_in(buf, TSEM_CELL_ADDR, sizeof(*a));
 	if (!a)
 		return 0;
-	a->family = family;
+	a->family = FIELD(struct sock, sk, __sk_common.skc_family);
 	a->length = length;
 	cell_append(buf, start, sizeof(*a), address, length > ADDRESS_MAX ? ADDRESS_MAX : length);
 	return 0;
 }
 
-/* The socket of a system call, and its address where it has one. */
-static __always_inline bool socket_event(struct event *e, struct socket *sock,
-					 const void *address, int length)
+/* The socket of a system call. */
+static __always_inline void cell_socket(struct event *e, struct socket *sock)
 {
 	struct sock *sk = sock->sk;
 
-	if (!modeled(e) || !event_begin(e))
-		return false;
-	if (!sk) {
+	if (sk)
+		cell_sock(e, sk, owner_of(sk));
+	else
 		e->buf->failed = 1;
-		return true;
-	}
-	cell_sock(e, sk, owner_of(sk));
+}
+
+/* An address for a socket; absent where there is none. */
+static __always_inline void cell_address(struct event *e, struct sock *sk, const void *address,
+					 int length)
+{
 	if (address)
-		describe_address(e->buf, sk->__sk_common.skc_family, address_of(e->buf, address),
-				 length);
+		describe_address(e->buf, address_of(e->buf, sk), address_of(e->buf, address), length);
 	else
 		cell_absent(e);
-	return true;
 }
 
-SEC("lsm.s/socket_create")
-int BPF_PROG(socket_create, int family, int type, int protocol, int kern, int ret)
-{
-	EVENT(e, socket_create, ret);
-
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_scalar(&e, family);
-	cell_scalar(&e, type);
-	cell_scalar(&e, protocol);
-	cell_scalar(&e, kern);
-	return event_end(&e);
-}
+PLAIN_HOOK(socket_create, SLEEPABLE, ARGS(int family, int type, int protocol, int kern),
+	   cell_scalar(&e, family), cell_scalar(&e, type), cell_scalar(&e, protocol),
+	   cell_scalar(&e, kern))
 
 SEC("lsm.s/socket_post_create")
 int BPF_PROG(socket_post_create, struct socket *sock, int family, int type, int protocol, int kern,
@@ -93,25 +83,13 @@ int BPF_PROG(socket_post_create, struct socket *sock, int family, int type, int 
 	return ret;
 }
 
-SEC("lsm.s/socket_connect")
-int BPF_PROG(socket_connect, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
-{
-	EVENT(e, socket_connect, ret);
+PLAIN_HOOK(socket_connect, SLEEPABLE,
+	   ARGS(struct socket *sock, struct sockaddr *address, int addrlen),
+	   cell_socket(&e, sock), cell_address(&e, sock->sk, address, addrlen))
 
-	if (!socket_event(&e, sock, address, addrlen))
-		return unraised(&e);
-	return event_end(&e);
-}
-
-SEC("lsm.s/socket_bind")
-int BPF_PROG(socket_bind, struct socket *sock, struct sockaddr *address, int addrlen, int ret)
-{
-	EVENT(e, socket_bind, ret);
-
-	if (!socket_event(&e, sock, address, addrlen))
-		return unraised(&e);
-	return event_end(&e);
-}
+PLAIN_HOOK(socket_bind, SLEEPABLE,
+	   ARGS(struct socket *sock, struct sockaddr *address, int addrlen),
+	   cell_socket(&e, sock), cell_address(&e, sock->sk, address, addrlen))
 
 /* TSEM describes the destination of these two families only. */
 static __always_inline bool is_inet(struct sock *sk)
@@ -120,29 +98,13 @@ static __always_inline bool is_inet(struct sock *sk)
 		      sk->__sk_common.skc_family == AF_INET6);
 }
 
-SEC("lsm.s/socket_sendmsg")
-int BPF_PROG(socket_sendmsg, struct socket *sock, struct msghdr *msg, int size, int ret)
-{
-	EVENT(e, socket_sendmsg, ret);
-	const void *address = is_inet(sock->sk) ? msg->msg_name : NULL;
+PLAIN_HOOK(socket_sendmsg, SLEEPABLE, ARGS(struct socket *sock, struct msghdr *msg, int size),
+	   cell_socket(&e, sock),
+	   cell_address(&e, sock->sk, is_inet(sock->sk) ? msg->msg_name : NULL, msg->msg_namelen))
 
-	if (!socket_event(&e, sock, address, msg->msg_namelen))
-		return unraised(&e);
-	return event_end(&e);
-}
-
-SEC("lsm/unix_stream_connect")
-int BPF_PROG(unix_stream_connect, struct sock *sock, struct sock *other, struct sock *newsk,
-	     int ret)
-{
-	EVENT(e, unix_stream_connect, ret);
-
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_sock(&e, sock, owner_of(sock));
-	cell_sock(&e, other, owner_of(other));
-	return event_end(&e);
-}
+PLAIN_HOOK(unix_stream_connect, ATOMIC,
+	   ARGS(struct sock *sock, struct sock *other, struct sock *newsk),
+	   cell_sock(&e, sock, owner_of(sock)), cell_sock(&e, other, owner_of(other)))
 
 SEC("lsm.s/netlink_send")
 int BPF_PROG(netlink_send, struct sock *sk, struct sk_buff *skb, int ret)

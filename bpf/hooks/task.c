@@ -116,27 +116,9 @@ int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int 
 	return event_end(&e);
 }
 
-SEC("lsm/ptrace_access_check")
-int BPF_PROG(ptrace_access_check, struct task_struct *child, unsigned int mode, int ret)
-{
-	EVENT(e, ptrace_access_check, ret);
+PLAIN_HOOK(ptrace_access_check, ATOMIC, ARGS(struct task_struct *child, unsigned int mode),
+	   cell_task_at(&e, child), cell_scalar(&e, mode))
 
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_task(&e, task_at(number_of(child)));
-	cell_scalar(&e, mode);
-	return event_end(&e);
-}
-
-SEC("lsm/capable")
-int BPF_PROG(capable, const struct cred *cred, struct user_namespace *ns, int cap,
-	     unsigned int opts, int ret)
-{
-	EVENT(e, capable, ret);
-
-	if (!modeled(&e) || !event_begin(&e))
-		return unraised(&e);
-	cell_scalar(&e, cap);
-	cell_scalar(&e, opts);
-	return event_end(&e);
-}
+PLAIN_HOOK(capable, ATOMIC,
+	   ARGS(const struct cred *cred, struct user_namespace *ns, int cap, unsigned int opts),
+	   cell_scalar(&e, cap), cell_scalar(&e, opts))

@@ -146,6 +146,21 @@ func StatusOf(ns *bpf.Namespace) NamespaceStatus {
 	return s
 }
 
+// Kind says in words what a namespace is: export or external, and whether it is orphaned or closed.
+func (s *NamespaceStatus) Kind() string {
+	kind := "export"
+	if s.External {
+		kind = "external"
+	}
+	if s.Orphaned {
+		kind += ", orphaned"
+	}
+	if s.Closed {
+		kind += ", closed"
+	}
+	return kind
+}
+
 // ProgramStatus says what became of the runs of a program.
 type ProgramStatus struct {
 	Name    string // that of its hook

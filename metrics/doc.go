@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metrics shows operators what the other packages count: as Prometheus series, and as
-// the problems that a host has at the moment.
+// Package metrics shows operators what the other packages count: as Prometheus series, as the
+// problems that a host has at the moment, and as screens of a terminal.
 //
 // Nothing is counted here. A Reader reads the maps of the kernel half when somebody asks, and
 // that is at each scrape; nothing of it is in the way of an event.

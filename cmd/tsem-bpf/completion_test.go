@@ -16,11 +16,12 @@ import (
 func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"tsem-bpf":                                   "",
-		"tsem-bpf ":                                  "check run export pending release status engine ns completion",
+		"tsem-bpf ":                                  "check run export pending release status top engine ns completion",
 		"tsem-bpf  e":                                "export engine",
 		"tsem-bpf --v":                               "--version",
 		"tsem-bpf wrong ":                            "",
 		"tsem-bpf check --":                          "--help --version --json",
+		"tsem-bpf top --":                            "--help --version --interval --once",
 		"tsem-bpf run --di":                          "--dialect --digest",
 		"tsem-bpf run --dialect ":                    "current v3",
 		"tsem-bpf run --dialect v":                   "v3",

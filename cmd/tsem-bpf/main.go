@@ -35,6 +35,7 @@ type commands struct {
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
 
 	Status statusCommand `cmd:"" help:"Tell whether all is well with tsem-bpf on this host, or what is not."`
+	Top    topCommand    `cmd:"" help:"Show what tsem-bpf does on this host, live."`
 
 	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
 

@@ -79,6 +79,7 @@ func TestWords(t *testing.T) {
 		{"run --metrics=:0 --metrics-config=main_test.go true", exitFailed, "--metrics=:0: configuration main_test.go: "},
 		{"run --metrics=:0 --metrics-config=no-such-file true", exitFailed, "no-such-file: no such file"},
 		{"run --metrics=systemd true", exitFailed, "--metrics=systemd: systemd has handed over 0 sockets"},
+		{"top --interval=99ms", exitUsage, "--interval=99ms: at least 100ms"},
 		{"completion tcsh", exitUsage, "tcsh"},
 		{"export --root --duration=0s", exitUsage, "--duration=0s: more than 0"},
 		{"export --root --duration=-1s", exitUsage, "--duration=-1s: more than 0"},

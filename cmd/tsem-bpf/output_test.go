@@ -359,13 +359,17 @@ func TestOutputClosed(t *testing.T) {
 	}
 }
 
-// TestMain is also the child of TestOutputClosed.
+// TestMain is also the child of TestOutputClosed and TestTop.
 func TestMain(m *testing.M) {
-	if os.Getenv("TSEM_OPEN_OUTPUT") == "" {
+	switch {
+	case os.Getenv("TSEM_OPEN_OUTPUT") != "":
+		if _, err := newOutput("-", os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case os.Getenv("TSEM_TOP") != "":
+		topOfTest()
+	default:
 		os.Exit(m.Run())
-	}
-	if _, err := newOutput("-", os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
 	}
 }

@@ -38,9 +38,6 @@ type statusReport struct {
 // Run implements the command.
 func (c *statusCommand) Run(std *streams) error {
 	snapshot, err := takeSnapshot()
-	if errors.Is(err, fs.ErrNotExist) {
-		return &exitError{exitUnusable, errors.New("no kernel half is installed")}
-	}
 	if err != nil {
 		return err
 	}
@@ -62,9 +59,12 @@ func (c *statusCommand) Run(std *streams) error {
 	return err
 }
 
-// takeSnapshot reads the kernel half of this host. The error is fs.ErrNotExist if there is none.
+// takeSnapshot reads the kernel half of this host. If there is none, that is an exitError.
 func takeSnapshot() (*metrics.Snapshot, error) {
 	engine, err := loader.Peek()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &exitError{exitUnusable, errors.New("no kernel half is installed")}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -30,10 +30,11 @@ type daemonCommand struct {
 
 // Help is shown below the flags.
 func (daemonCommand) Help() string {
-	return `Serves the files of TSEM's control plane, for orchestrators that were written for
-TSEM: a write to control makes a namespace or releases a task, a read of external_tma/N
-takes a record. A signal ends it; workloads that are left run on, no longer
-described. Needs root, in the initial pid namespace.
+	return `Serves the files of TSEM's control plane, for orchestrators: a write to control makes
+a namespace or releases a task, a read of external_tma/N takes a record
+(docs/orchestrators.md, which also says what is not there yet). A signal ends it;
+workloads that are left run on, no longer described. Needs root, in the initial pid
+namespace.
 
 Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 }

@@ -30,6 +30,7 @@ type commands struct {
 	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
 	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
+	Daemon daemonCommand `cmd:"" help:"Serve the control plane of TSEM, for orchestrators."`
 
 	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
@@ -40,9 +41,6 @@ type commands struct {
 	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
 
 	Ns nsCommand `cmd:"" help:"Namespaces of this host."`
-
-	// Hidden until it is whole: no orchestrator that was written for TSEM has been tried yet.
-	Daemon daemonCommand `cmd:"" hidden:"" help:"Serve the control plane of TSEM."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
 

@@ -5,7 +5,7 @@ package fuse
 import "golang.org/x/sys/unix"
 
 // Node is a Dir or a File. Nodes are compared: one that is looked up again is equal to what it
-// was, and unequal to all others. All methods of nodes and handles are called from one
+// was, unless it is Passing, and unequal to all others. All methods of nodes and handles are called from one
 // goroutine, unless something else is said, and must answer at once: every request of every
 // process waits meanwhile.
 //

@@ -13,8 +13,8 @@
 // corrections of section 0.1 and without the defects of TSEM v3:
 //
 //   - A command is that of the thread that writes, whoever opened the file, at any offset. Any
-//     number of commands go through one descriptor. One that takes long holds up nobody who has the
-//     file open; where IMA has a policy it does hold up who opens it, as the lock of the file is taken.
+//     number of commands go through one descriptor. One that takes long holds up nobody but those who
+//     write to the same descriptor. That is why the file has another inode each time it is looked up.
 //   - A file external_tma/N has the records of namespace N, whoever reads.
 //   - A read at offset 0 takes the next record; what is left of one that is longer than the read
 //     stands behind, then the file ends. Without a record a read fails with ENODATA; nobody ever

@@ -24,36 +24,41 @@ external_tma/N  The security events of namespace N: each read at offset 0 takes 
 `
 
 // controlSize is the size that control says to have: more than anybody ever writes to one
-// descriptor, so that all writes end below it. Else the kernel would let one thread write at
-// a time, and a namespace that takes its time to make would hold up every verdict. It still
-// does that with who truncates the file or appends to it, as shells do; orchestrators do not.
+// descriptor, so that all writes end below it. Else the kernel would let one thread at a time write
+// to a file, and a namespace that takes its time to make would hold up every verdict of threads that share one.
+// (write(2) lets one thread at a time use a descriptor all the same, for the sake of its position; pwrite(2) does not.)
 const controlSize = 1 << 50
 
 // New returns the root of the file system, for fuse.NewServer.
 func New(plane Plane) fuse.Dir {
 	return &folder{
-		{"control", &commands{plane}},
-		{"id", &id{plane}},
-		{"aggregate", &aggregate{plane}},
-		{"external_tma", &agents{plane}},
-		{"README", &about{}},
+		// Another file each time: the kernel locks a file while somebody truncates it, and where IMA
+		// has a policy while somebody opens it, and that would wait for every write under way.
+		{"control", func() fuse.Node { return &commands{plane} }},
+		{"id", always(&id{plane})},
+		{"aggregate", always(&aggregate{plane})},
+		{"external_tma", always(&agents{plane})},
+		{"README", always(&about{})},
 	}
 }
 
-// folder is a directory that never changes.
+// folder is a directory whose names never change.
 type folder []named
 
 type named struct {
 	name string
-	node fuse.Node
+	node func() fuse.Node // what has the name now
 }
+
+// always is the node of a name that stands for one file.
+func always(node fuse.Node) func() fuse.Node { return func() fuse.Node { return node } }
 
 func (*folder) Info() fuse.Info { return fuse.Info{Mode: 0o555} }
 
 func (f *folder) Lookup(name string) fuse.Node {
 	for _, n := range *f {
 		if n.name == name {
-			return n.node
+			return n.node()
 		}
 	}
 	return nil
@@ -69,7 +74,9 @@ func (f *folder) Names() (names []string) {
 // commands is the file control, also when it is open.
 type commands struct{ plane Plane }
 
-func (*commands) Info() fuse.Info { return fuse.Info{Mode: 0o200, Size: controlSize} }
+func (*commands) Info() fuse.Info {
+	return fuse.Info{Mode: 0o200, Size: controlSize, Passing: true}
+}
 
 func (c *commands) Open(tid, flags uint32) (fuse.Handle, error) {
 	if flags&unix.O_ACCMODE != unix.O_WRONLY {

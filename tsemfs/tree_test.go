@@ -196,7 +196,7 @@ func TestTree(t *testing.T) {
 		errno unix.Errno
 	}
 	for path, want := range map[string]stat{
-		"control":                           {unix.S_IFREG | 0o200, fuse.Forever, 0},
+		"control":                           {unix.S_IFREG | 0o200, 0, 0},
 		"id":                                {unix.S_IFREG | 0o400, fuse.Forever, 0},
 		"aggregate":                         {unix.S_IFREG | 0o400, fuse.Forever, 0},
 		"README":                            {unix.S_IFREG | 0o444, fuse.Forever, 0},
@@ -220,6 +220,10 @@ func TestTree(t *testing.T) {
 	again, _, _, _ := f.lookup("external_tma/9")
 	if other, _, _, _ := f.lookup("external_tma/10"); first != again || first == other {
 		t.Errorf("external_tma/9 is node %d, then %d, and the other one %d", first, again, other)
+	}
+	one, _, _, _ := f.lookup("control")
+	if two, _, _, _ := f.lookup("control"); one == two {
+		t.Errorf("control is node %d for each who opens it", one)
 	}
 	root, inner := New(p), &agents{p}
 	if got := strings.Join(root.Names(), " "); got != "control id aggregate external_tma README" {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,7 +20,6 @@ import (
 
 	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/fuse"
-	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/tsemfs"
 )
 
@@ -206,23 +206,21 @@ func testPlaneInherited(t *testing.T, p *plane, folder string) {
 	p.expectCommands(t, pids[0]+" control.Enforce", pids[1]+" control.Seal", pids[0]+" control.Enforce")
 }
 
-// testPlaneSlowCommand: while one thread waits for its namespace others write commands, and
-// read. They have the file open. Who truncates it (the > of a shell) or appends waits, and so does who
-// opens it where IMA has a policy, as after other tests: the kernel lets one thread at a time do that.
+// testPlaneSlowCommand: while one thread waits for its namespace others write commands, and open control,
+// truncate it and append to it, also where IMA has a policy.
 func testPlaneSlowCommand(t *testing.T, p *plane, folder string) {
-	if engine.Support().Tier != loader.TierSleep {
-		t.Skip("FUSE lets one thread write at a time before 6.2, and nobody waits for an orchestrator here")
+	needSecurityFS(t)
+	if _, err := os.Stat(filepath.Dir(imaPolicyFile)); err == nil {
+		needIMAPolicy(t)
 	}
-	slow := exec.Command("sh", "-c", "echo external | dd conv=notrunc status=none of="+folder+"/control")
 	control := openRaw(t, folder+"/control", unix.O_WRONLY)
+	slow := exec.Command("sh", "-c", "echo external >"+folder+"/control")
 	check(t, slow.Start())
 	<-p.making
-	for range 3 {
-		if _, err := unix.Write(control, []byte("enforce\n")); err != nil {
-			t.Error(err)
-		}
-		output(t, "cat "+folder+"/aggregate >/dev/null")
+	if _, err := unix.Write(control, []byte("enforce\n")); err != nil {
+		t.Error(err)
 	}
+	output(t, "echo enforce >"+folder+"/control; echo enforce >>"+folder+"/control; cat "+folder+"/aggregate")
 	p.with(func() {
 		if len(p.commands) != 3 {
 			t.Errorf("commands %q before the namespace was made", p.commands)

@@ -210,6 +210,14 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	says(t, 0, "healthy\n", "status")
+	kind := "export"
+	if flags != nil {
+		kind = "external"
+	}
+	id := strings.Trim(strings.TrimPrefix(namespace, "namespace="), `"`)
+	if got, want := strings.Join(topRow(t, id), " "), fmt.Sprintf("%s %s 1 0 0 0 - %d 0 0 %%", id, kind, first.Process.Pid); got != want {
+		t.Errorf("tsem-bpf top says %q, want %q", got, want)
+	}
 
 	if err := unix.Kill(first.sleeper, unix.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -236,6 +244,56 @@ func TestMetrics(t *testing.T) {
 	if got := sum(second.scrape(t), "tsem_tasks", namespace); got != 0 {
 		t.Errorf("the namespace has ended, and has %v tasks", got)
 	}
+}
+
+// topRow asks tsem-bpf top, which looks for a second, and returns the words of the row that begins with
+// a word; none if there is no such row.
+func topRow(t *testing.T, word string) []string {
+	t.Helper()
+	out, err := exec.Command("tsem-bpf", "top", "--once", "--interval", "1s").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if words := strings.Fields(line); len(words) > 0 && words[0] == word {
+			return words
+		}
+	}
+	return nil
+}
+
+// TestTop: tsem-bpf top shows no more events than there were, and which programs ran, if the kernel
+// counts that.
+func TestTop(t *testing.T) {
+	const counting = "/proc/sys/kernel/bpf_stats_enabled"
+	if err := os.WriteFile(counting, []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer os.WriteFile(counting, []byte("0"), 0)
+	watchScript(t, "echo $$; while :; do sleep 0.1; done", os.DevNull)
+	raised := func() float64 { return sum(status(t, 0).Series, "tsem_events_raised_total") }
+	before := raised()
+	var rate float64
+	waitFor(t, "events", 2*time.Minute, func() bool {
+		if _, err := fmt.Sscan(topRow(t, "events/s")[1], &rate); err != nil {
+			t.Fatal(err)
+		}
+		return rate > 0
+	})
+	if all := raised() - before; rate > all+0.05 { // half of the last decimal
+		t.Errorf("%v events in one second, and %v in all", rate, all)
+	}
+	var runs, micros float64
+	waitFor(t, "runs of file_open", 2*time.Minute, func() bool {
+		row := topRow(t, "file_open")
+		if row == nil {
+			return false
+		}
+		if _, err := fmt.Sscan(strings.Join(row[1:], " "), &runs, &micros); err != nil {
+			t.Fatalf("%v: %v", err, row)
+		}
+		return runs > 0 && micros > 0
+	})
 }
 
 // TestStatusOrphaned: tsem-bpf status names a namespace whose keeper was killed while it enforced, and

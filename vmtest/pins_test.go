@@ -221,6 +221,7 @@ func TestEngineCommand(t *testing.T) {
 	unload(t)
 	defer reopen(t)
 	says(t, 1, "no kernel half is installed", "engine", "status")
+	says(t, 1, "no kernel half is installed", "top")
 	says(t, 1, "no kernel half is installed", "engine", "remove")
 	says(t, 0, "", "engine", "install")
 	if out, err := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "true").CombinedOutput(); err != nil {

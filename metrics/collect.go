@@ -15,6 +15,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/tma"
@@ -230,6 +231,9 @@ func (c *keeperCollector) Collect(out chan<- prometheus.Metric) {
 	t, d := &own.Totals, &own.Totals.Digests
 	e.count(keeperRead, t.Balance.Delivered)
 	e.count(keeperEarlier, t.Earlier)
+	for _, hook := range event.Hooks() {
+		e.count(keeperTypes, t.Types[hook], hook.String())
+	}
 	e.count(keeperWritten, t.Written)
 	e.count(keeperOmitted, t.Omitted)
 	e.count(keeperLost, t.Balance.Lost)

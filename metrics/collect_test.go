@@ -16,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
@@ -236,6 +237,11 @@ func TestEveryCounter(t *testing.T) {
 	}
 	for v := range bpf.VerdictMax {
 		without[fmt.Sprintf("Totals.Verdicts[%d]", v)] = "shown of all namespaces"
+	}
+	for hook := range bpf.HookMax {
+		if !slices.Contains(event.Hooks(), event.Hook(hook)) {
+			without[fmt.Sprintf("Totals.Types[%d]", hook)] = "no type of event"
+		}
 	}
 	var own Own
 	numbers = number(reflect.ValueOf(&own).Elem(), without)

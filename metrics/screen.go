@@ -29,8 +29,8 @@ type Line struct {
 // where nothing is known of the time before: then rates are shown as "-". What has never
 // happened in the namespaces that there are is left out.
 //
-// Only what the kernel half counts can be shown. It does not count events by type, and decision
-// times are known to keepers alone (Own).
+// Only what the kernel half counts can be shown. The types of events and how long decisions took are
+// known to keepers alone (Own).
 func Screen(before, now *Snapshot, columns, rows int) []Line {
 	columns, rows = limit(columns), limit(rows)
 	s := &screen{now: now, before: make(map[uint64]*bpf.Namespace), columns: columns, waiting: now.waiting()}

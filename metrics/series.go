@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -42,6 +43,7 @@ var (
 	whyLabel     = label{name: "reason", values: []string{"late", "crowded"}}
 	wokenLabel   = label{name: "woken", values: []string{"at_once", "later"}}
 	endedLabel   = label{name: "reason", values: []string{"deadline", "killed"}}
+	typeLabel    = label{name: "type", values: typeNames()}
 	effectLabel  = label{name: "effect", values: []string{"decided", "late"}}
 )
 
@@ -63,6 +65,14 @@ func names[T ~string](values []T) (all []string) {
 func verdictNames() (all []string) {
 	for v := verdict.Trusted; int(v) < bpf.VerdictMax; v++ {
 		all = append(all, v.String())
+	}
+	return all
+}
+
+// typeNames returns the types of events, in the order of event.Hooks.
+func typeNames() (all []string) {
+	for _, hook := range event.Hooks() {
+		all = append(all, hook.String())
 	}
 	return all
 }
@@ -181,6 +191,8 @@ var (
 		"Events that the keeper has read from the magazine, those of earlier keepers of the namespace included.")
 	keeperEarlier = ofNamespace("tsem_keeper_events_earlier", gauge,
 		"Of these, read by earlier keepers, which were killed.")
+	keeperTypes = ofNamespace("tsem_keeper_event_types_total", counter,
+		"Events that this keeper has read, by type.", typeLabel)
 	keeperWritten = ofNamespace("tsem_keeper_events_written_total", counter,
 		"Events whose lines the output took.")
 	keeperOmitted = ofNamespace("tsem_keeper_events_omitted_total", counter,

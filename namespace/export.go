@@ -129,9 +129,12 @@ func (n *Namespace) take(raw []byte) error {
 		}
 		return nil
 	}
-	if r.Kind() != event.KindExec && !n.book(r.Number()) {
-		n.unreadable.Add(1)
-		return nil
+	if r.Kind() != event.KindExec {
+		if !n.book(r.Number()) {
+			n.unreadable.Add(1)
+			return nil
+		}
+		n.types[r.Hook()].Add(1)
 	}
 	return n.joiner.take(&r)
 }
@@ -170,6 +173,9 @@ type Totals struct {
 	Denied       uint64 // events that did not happen for want of trust
 	LateReleases uint64 // by tsem-bpf release, for an event that was over
 
+	// Types are the events that this keeper has read, by event.Hook.
+	Types [bpf.HookMax]uint64
+
 	// Verdicts are the events that were judged, by verdict.Verdict, as the tasks found it:
 	// all that tasks waited with, and those others whose verdict was there in time.
 	Verdicts [bpf.VerdictMax]uint64
@@ -206,6 +212,9 @@ func (n *Namespace) Totals() Totals {
 		Logged:        atomic.LoadUint64(&s.Logged),
 		Denied:        atomic.LoadUint64(&s.Denied),
 		LateReleases:  atomic.LoadUint64(&s.Late),
+	}
+	for i := range totals.Types {
+		totals.Types[i] = n.types[i].Load()
 	}
 	for i := range totals.Verdicts {
 		totals.Verdicts[i] = atomic.LoadUint64(&s.Verdicts[i])

@@ -305,6 +305,28 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// Each event is counted once by its type; a record that has the number of another one, and that of an
+// exec, are no events.
+func TestTypes(t *testing.T) {
+	n, m := newNamespace(t, nil)
+	raise(n, m, capable())
+	raise(n, m, capable())
+	again := capable()
+	again.Number = 2
+	m.put(again.Record())
+	m.put((&eventtest.Builder{Header: eventtest.Header{Hook: uint16(event.HookExec), Kind: uint8(event.KindExec)}}).File(0, 0, [32]byte{}).
+		Inode(eventtest.InodeCell{}).Path(eventtest.PathCell{}).Record())
+	raise(n, m, (&eventtest.Builder{Header: eventtest.Header{Hook: 82, Kind: 1}}).Scalar(1).Scalar(0))
+	n.Shut()
+	if err := n.Export(context.Background(), event.Current, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	want := [bpf.HookMax]uint64{82: 1, 85: 2} // bpf_map, capable
+	if totals := n.Totals(); totals.Types != want || totals.Unreadable != 1 {
+		t.Errorf("%v, %d unreadable", totals.Types, totals.Unreadable)
+	}
+}
+
 // A number that never comes is given up, by name, and ends nothing.
 func TestGap(t *testing.T) {
 	n, m := newNamespace(t, nil)

@@ -230,7 +230,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"tsem_events_raised_total": raised, "tsem_events_delivered_total": delivered, "tsem_events_refused_total": refused,
-		"tsem_keeper_events_read_total": delivered, "tsem_keeper_events_written_total": float64(len(written(t, first.records))), "tsem_tasks": 1,
+		"tsem_keeper_events_read_total": delivered, "tsem_keeper_event_types_total": delivered, "tsem_keeper_events_written_total": float64(len(written(t, first.records))), "tsem_tasks": 1,
 	} {
 		if got := sum(all, name, namespace); got != want {
 			t.Errorf("%s was %v; at the end: %s", name, got, said)

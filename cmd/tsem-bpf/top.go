@@ -29,9 +29,9 @@ and with which events, what became of events, what the tasks that waited have fo
 each namespace and BPF program, the busiest first. q or Ctrl-C ends it. If standard
 output is no terminal, one screen is printed, without a limit of its size. Needs root.
 
-How long decisions took is not shown: keepers alone know that (--metrics). Runs of
-programs are those of all tasks of the host, and are counted while the sysctl
-kernel.bpf_stats_enabled is 1; events are not counted by type. docs/monitoring.md.
+How long decisions took and the types of events are not shown: keepers alone know that
+(--metrics). Runs of programs are those for all tasks of the host, and are counted while
+the sysctl kernel.bpf_stats_enabled is 1. docs/monitoring.md.
 
 Exit status: 0; 1: no kernel half is installed; 2: a wrong flag; 125: it cannot be read.`
 }
@@ -88,9 +88,11 @@ func (c *topCommand) live(t *terminal, now *metrics.Snapshot, read func() (*metr
 	var unread error
 	for err == nil {
 		columns, rows := t.size()
-		lines := []metrics.Line{{Text: fmt.Sprintf("%.*s", columns, fmt.Sprint("tsem-bpf    ", unread))}}
+		var lines []metrics.Line
 		if unread == nil {
 			lines = metrics.Screen(before, now, columns, rows)
+		} else {
+			lines = []metrics.Line{{Text: fmt.Sprintf("%.*s", columns, "tsem-bpf    "+unread.Error())}}
 		}
 		if err := t.draw(lines, rows); err != nil {
 			return err

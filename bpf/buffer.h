@@ -45,6 +45,12 @@ struct id_search {
 	__u32 pad;
 };
 
+struct pid_search {
+	__u64 entry;		/* of the tree */
+	__u32 number;
+	__u32 pad;
+};
+
 struct acl {
 	__u64 entries;
 	__u32 count;
@@ -62,6 +68,7 @@ struct buffer {
 	__u32 value_size;	/* 0: there are none */
 	__u32 value_at;		/* where in the cells they belong */
 	struct id_search search;
+	struct pid_search pid_search;
 	struct acl acl;
 	struct walk walk;
 	struct tsem_record head;

@@ -5,14 +5,25 @@
  *
  * HOOK(name, ordinal, context): ordinal is the index of the event type in
  * TSEM's name table and is never reused; context is SLEEPABLE where the kernel
- * lets a BPF LSM program sleep in the hook (record kind `event`), ATOMIC where
- * it does not (`async_event`).
+ * lets a BPF LSM program sleep in the hook and TSEM does (record kind `event`),
+ * ATOMIC elsewhere (`async_event`).
  */
 #ifndef TSEM_HOOKS_H
 #define TSEM_HOOKS_H
 
 #define TSEM_HOOKS(HOOK)				\
 	HOOK(task_kill, 2, ATOMIC)			\
+	HOOK(task_setpgid, 3, ATOMIC)			\
+	HOOK(task_getpgid, 4, ATOMIC)			\
+	HOOK(task_getsid, 5, ATOMIC)			\
+	HOOK(task_setnice, 6, ATOMIC)			\
+	HOOK(task_setioprio, 7, ATOMIC)			\
+	HOOK(task_getioprio, 8, ATOMIC)			\
+	HOOK(task_prlimit, 9, ATOMIC)			\
+	HOOK(task_setrlimit, 10, ATOMIC)		\
+	HOOK(task_setscheduler, 11, ATOMIC)		\
+	HOOK(task_getscheduler, 12, ATOMIC)		\
+	HOOK(task_prctl, 13, ATOMIC)			\
 	HOOK(file_open, 14, SLEEPABLE)			\
 	HOOK(mmap_file, 15, SLEEPABLE)			\
 	HOOK(file_ioctl, 16, SLEEPABLE)			\
@@ -21,6 +32,7 @@
 	HOOK(socket_connect, 23, SLEEPABLE)		\
 	HOOK(socket_bind, 24, SLEEPABLE)		\
 	HOOK(socket_sendmsg, 28, SLEEPABLE)		\
+	HOOK(ptrace_traceme, 34, ATOMIC)		\
 	HOOK(kernel_read_file, 37, SLEEPABLE)		\
 	HOOK(sb_mount, 38, SLEEPABLE)			\
 	HOOK(shm_shmat, 46, ATOMIC)			\
@@ -33,7 +45,9 @@
 	HOOK(inode_setxattr, 72, SLEEPABLE)		\
 	HOOK(bpf_map, 82, SLEEPABLE)			\
 	HOOK(ptrace_access_check, 84, ATOMIC)		\
-	HOOK(capable, 85, ATOMIC)
+	HOOK(capable, 85, ATOMIC)			\
+	HOOK(capget, 86, ATOMIC)			\
+	HOOK(capset, 87, ATOMIC)
 
 /* The exec bookkeeping record; TSEM has the name but never exports it. */
 #define TSEM_ORDINAL_bprm_committed_creds 1

@@ -36,6 +36,17 @@ const (
 	tsemTsemHookTSEM_HOOK_NONE               tsemTsemHook = 0
 	tsemTsemHookTSEM_HOOK_bprmCommittedCreds tsemTsemHook = 1
 	tsemTsemHookTSEM_HOOK_taskKill           tsemTsemHook = 2
+	tsemTsemHookTSEM_HOOK_taskSetpgid        tsemTsemHook = 3
+	tsemTsemHookTSEM_HOOK_taskGetpgid        tsemTsemHook = 4
+	tsemTsemHookTSEM_HOOK_taskGetsid         tsemTsemHook = 5
+	tsemTsemHookTSEM_HOOK_taskSetnice        tsemTsemHook = 6
+	tsemTsemHookTSEM_HOOK_taskSetioprio      tsemTsemHook = 7
+	tsemTsemHookTSEM_HOOK_taskGetioprio      tsemTsemHook = 8
+	tsemTsemHookTSEM_HOOK_taskPrlimit        tsemTsemHook = 9
+	tsemTsemHookTSEM_HOOK_taskSetrlimit      tsemTsemHook = 10
+	tsemTsemHookTSEM_HOOK_taskSetscheduler   tsemTsemHook = 11
+	tsemTsemHookTSEM_HOOK_taskGetscheduler   tsemTsemHook = 12
+	tsemTsemHookTSEM_HOOK_taskPrctl          tsemTsemHook = 13
 	tsemTsemHookTSEM_HOOK_fileOpen           tsemTsemHook = 14
 	tsemTsemHookTSEM_HOOK_mmapFile           tsemTsemHook = 15
 	tsemTsemHookTSEM_HOOK_fileIoctl          tsemTsemHook = 16
@@ -44,6 +55,7 @@ const (
 	tsemTsemHookTSEM_HOOK_socketConnect      tsemTsemHook = 23
 	tsemTsemHookTSEM_HOOK_socketBind         tsemTsemHook = 24
 	tsemTsemHookTSEM_HOOK_socketSendmsg      tsemTsemHook = 28
+	tsemTsemHookTSEM_HOOK_ptraceTraceme      tsemTsemHook = 34
 	tsemTsemHookTSEM_HOOK_kernelReadFile     tsemTsemHook = 37
 	tsemTsemHookTSEM_HOOK_sbMount            tsemTsemHook = 38
 	tsemTsemHookTSEM_HOOK_shmShmat           tsemTsemHook = 46
@@ -57,6 +69,8 @@ const (
 	tsemTsemHookTSEM_HOOK_bpfMap             tsemTsemHook = 82
 	tsemTsemHookTSEM_HOOK_ptraceAccessCheck  tsemTsemHook = 84
 	tsemTsemHookTSEM_HOOK_capable            tsemTsemHook = 85
+	tsemTsemHookTSEM_HOOK_capget             tsemTsemHook = 86
+	tsemTsemHookTSEM_HOOK_capset             tsemTsemHook = 87
 	tsemTsemHookTSEM_HOOK_MAX                tsemTsemHook = 88
 )
 
@@ -106,7 +120,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [24]struct {
+	Shares          [38]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -232,6 +246,8 @@ const (
 	tsemProgBpfMap             = "bpf_map"
 	tsemProgBprmCommittedCreds = "bprm_committed_creds"
 	tsemProgCapable            = "capable"
+	tsemProgCapget             = "capget"
+	tsemProgCapset             = "capset"
 	tsemProgFileIoctl          = "file_ioctl"
 	tsemProgFileOpen           = "file_open"
 	tsemProgFindLocks          = "find_locks"
@@ -252,6 +268,7 @@ const (
 	tsemProgPlaneChoose        = "plane_choose"
 	tsemProgProbe              = "probe"
 	tsemProgPtraceAccessCheck  = "ptrace_access_check"
+	tsemProgPtraceTraceme      = "ptrace_traceme"
 	tsemProgRootChoose         = "root_choose"
 	tsemProgSbMount            = "sb_mount"
 	tsemProgShmAllocSecurity   = "shm_alloc_security"
@@ -267,7 +284,18 @@ const (
 	tsemProgTaskEnter          = "task_enter"
 	tsemProgTaskExit           = "task_exit"
 	tsemProgTaskFree           = "task_free"
+	tsemProgTaskGetioprio      = "task_getioprio"
+	tsemProgTaskGetpgid        = "task_getpgid"
+	tsemProgTaskGetscheduler   = "task_getscheduler"
+	tsemProgTaskGetsid         = "task_getsid"
 	tsemProgTaskKill           = "task_kill"
+	tsemProgTaskPrctl          = "task_prctl"
+	tsemProgTaskPrlimit        = "task_prlimit"
+	tsemProgTaskSetioprio      = "task_setioprio"
+	tsemProgTaskSetnice        = "task_setnice"
+	tsemProgTaskSetpgid        = "task_setpgid"
+	tsemProgTaskSetrlimit      = "task_setrlimit"
+	tsemProgTaskSetscheduler   = "task_setscheduler"
 	tsemProgThreadId           = "thread_id"
 	tsemProgUnixStreamConnect  = "unix_stream_connect"
 	tsemVarBuffersCount        = "buffers_count"
@@ -334,6 +362,8 @@ type tsemProgramSpecs struct {
 	BpfMap             *ebpf.ProgramSpec `ebpf:"bpf_map"`
 	BprmCommittedCreds *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
 	Capable            *ebpf.ProgramSpec `ebpf:"capable"`
+	Capget             *ebpf.ProgramSpec `ebpf:"capget"`
+	Capset             *ebpf.ProgramSpec `ebpf:"capset"`
 	FileIoctl          *ebpf.ProgramSpec `ebpf:"file_ioctl"`
 	FileOpen           *ebpf.ProgramSpec `ebpf:"file_open"`
 	FindLocks          *ebpf.ProgramSpec `ebpf:"find_locks"`
@@ -354,6 +384,7 @@ type tsemProgramSpecs struct {
 	PlaneChoose        *ebpf.ProgramSpec `ebpf:"plane_choose"`
 	Probe              *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
+	PtraceTraceme      *ebpf.ProgramSpec `ebpf:"ptrace_traceme"`
 	RootChoose         *ebpf.ProgramSpec `ebpf:"root_choose"`
 	SbMount            *ebpf.ProgramSpec `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
@@ -369,7 +400,18 @@ type tsemProgramSpecs struct {
 	TaskEnter          *ebpf.ProgramSpec `ebpf:"task_enter"`
 	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
 	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
+	TaskGetioprio      *ebpf.ProgramSpec `ebpf:"task_getioprio"`
+	TaskGetpgid        *ebpf.ProgramSpec `ebpf:"task_getpgid"`
+	TaskGetscheduler   *ebpf.ProgramSpec `ebpf:"task_getscheduler"`
+	TaskGetsid         *ebpf.ProgramSpec `ebpf:"task_getsid"`
 	TaskKill           *ebpf.ProgramSpec `ebpf:"task_kill"`
+	TaskPrctl          *ebpf.ProgramSpec `ebpf:"task_prctl"`
+	TaskPrlimit        *ebpf.ProgramSpec `ebpf:"task_prlimit"`
+	TaskSetioprio      *ebpf.ProgramSpec `ebpf:"task_setioprio"`
+	TaskSetnice        *ebpf.ProgramSpec `ebpf:"task_setnice"`
+	TaskSetpgid        *ebpf.ProgramSpec `ebpf:"task_setpgid"`
+	TaskSetrlimit      *ebpf.ProgramSpec `ebpf:"task_setrlimit"`
+	TaskSetscheduler   *ebpf.ProgramSpec `ebpf:"task_setscheduler"`
 	ThreadId           *ebpf.ProgramSpec `ebpf:"thread_id"`
 	UnixStreamConnect  *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
 }
@@ -502,6 +544,8 @@ type tsemPrograms struct {
 	BpfMap             *ebpf.Program `ebpf:"bpf_map"`
 	BprmCommittedCreds *ebpf.Program `ebpf:"bprm_committed_creds"`
 	Capable            *ebpf.Program `ebpf:"capable"`
+	Capget             *ebpf.Program `ebpf:"capget"`
+	Capset             *ebpf.Program `ebpf:"capset"`
 	FileIoctl          *ebpf.Program `ebpf:"file_ioctl"`
 	FileOpen           *ebpf.Program `ebpf:"file_open"`
 	FindLocks          *ebpf.Program `ebpf:"find_locks"`
@@ -522,6 +566,7 @@ type tsemPrograms struct {
 	PlaneChoose        *ebpf.Program `ebpf:"plane_choose"`
 	Probe              *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck  *ebpf.Program `ebpf:"ptrace_access_check"`
+	PtraceTraceme      *ebpf.Program `ebpf:"ptrace_traceme"`
 	RootChoose         *ebpf.Program `ebpf:"root_choose"`
 	SbMount            *ebpf.Program `ebpf:"sb_mount"`
 	ShmAllocSecurity   *ebpf.Program `ebpf:"shm_alloc_security"`
@@ -537,7 +582,18 @@ type tsemPrograms struct {
 	TaskEnter          *ebpf.Program `ebpf:"task_enter"`
 	TaskExit           *ebpf.Program `ebpf:"task_exit"`
 	TaskFree           *ebpf.Program `ebpf:"task_free"`
+	TaskGetioprio      *ebpf.Program `ebpf:"task_getioprio"`
+	TaskGetpgid        *ebpf.Program `ebpf:"task_getpgid"`
+	TaskGetscheduler   *ebpf.Program `ebpf:"task_getscheduler"`
+	TaskGetsid         *ebpf.Program `ebpf:"task_getsid"`
 	TaskKill           *ebpf.Program `ebpf:"task_kill"`
+	TaskPrctl          *ebpf.Program `ebpf:"task_prctl"`
+	TaskPrlimit        *ebpf.Program `ebpf:"task_prlimit"`
+	TaskSetioprio      *ebpf.Program `ebpf:"task_setioprio"`
+	TaskSetnice        *ebpf.Program `ebpf:"task_setnice"`
+	TaskSetpgid        *ebpf.Program `ebpf:"task_setpgid"`
+	TaskSetrlimit      *ebpf.Program `ebpf:"task_setrlimit"`
+	TaskSetscheduler   *ebpf.Program `ebpf:"task_setscheduler"`
 	ThreadId           *ebpf.Program `ebpf:"thread_id"`
 	UnixStreamConnect  *ebpf.Program `ebpf:"unix_stream_connect"`
 }
@@ -547,6 +603,8 @@ func (p *tsemPrograms) Close() error {
 		p.BpfMap,
 		p.BprmCommittedCreds,
 		p.Capable,
+		p.Capget,
+		p.Capset,
 		p.FileIoctl,
 		p.FileOpen,
 		p.FindLocks,
@@ -567,6 +625,7 @@ func (p *tsemPrograms) Close() error {
 		p.PlaneChoose,
 		p.Probe,
 		p.PtraceAccessCheck,
+		p.PtraceTraceme,
 		p.RootChoose,
 		p.SbMount,
 		p.ShmAllocSecurity,
@@ -582,7 +641,18 @@ func (p *tsemPrograms) Close() error {
 		p.TaskEnter,
 		p.TaskExit,
 		p.TaskFree,
+		p.TaskGetioprio,
+		p.TaskGetpgid,
+		p.TaskGetscheduler,
+		p.TaskGetsid,
 		p.TaskKill,
+		p.TaskPrctl,
+		p.TaskPrlimit,
+		p.TaskSetioprio,
+		p.TaskSetnice,
+		p.TaskSetpgid,
+		p.TaskSetrlimit,
+		p.TaskSetscheduler,
 		p.ThreadId,
 		p.UnixStreamConnect,
 	)

@@ -34,6 +34,7 @@ typedef unsigned long size_t;
 typedef __u16 umode_t;
 typedef __u32 dev_t;
 typedef __u32 fmode_t;
+typedef int pid_t;
 
 #define NULL ((void *)0)
 #define true 1
@@ -290,6 +291,46 @@ struct sighand_struct {
 	struct k_sigaction action[64];
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct xa_node {
+	unsigned char shift;
+	void *slots[64];
+};
+
+struct xarray {
+	void *xa_head;
+};
+
+struct idr {
+	struct xarray idr_rt;
+};
+
+struct pid_namespace {
+	struct idr idr;
+};
+
+struct upid {
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct hlist_head tasks[1];	/* by enum pid_type */
+	struct upid numbers[1];
+};
+
+struct rlimit {
+	unsigned long rlim_cur;
+	unsigned long rlim_max;
+};
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
@@ -304,6 +345,8 @@ struct task_struct {
 	sigset_t blocked;
 	struct sigpending pending;
 	unsigned int ptrace;
+	struct pid *thread_pid;
+	struct hlist_node pid_links[1];	/* by enum pid_type */
 };
 
 struct bpf_iter_meta {

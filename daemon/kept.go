@@ -27,8 +27,8 @@ const (
 	queueLimit = 4 << 20
 	// lookEvery is how often it is looked whether a namespace has tasks, and its queue records.
 	lookEvery = 100 * time.Millisecond
-	// eventsPerKiB: an event of a hook that cannot sleep takes at most 240 bytes (namespace.DefaultCache).
-	eventsPerKiB = 4
+	// eventsPerKiB: an event of a hook that cannot sleep takes at most 296 bytes (namespace.DefaultCache).
+	eventsPerKiB = 3
 )
 
 // kept is a namespace that an orchestrator has.

@@ -294,7 +294,7 @@ func TestExternal(t *testing.T) {
 		h.spawn(6, 1)
 		h.wantRead(5, "ENOENT", "id")
 		s := h.create(10, "external nsref=current digest=sha384 cache=130")
-		if c := s.config; c.Digest != crypto.SHA384 || !c.NSRefCurrent || c.Cache != 33 || c.Deadline != time.Minute || c.MaxLine != tsemfs.MaxRecord {
+		if c := s.config; c.Digest != crypto.SHA384 || !c.NSRefCurrent || c.Cache != 44 || c.Deadline != time.Minute || c.MaxLine != tsemfs.MaxRecord {
 			t.Errorf("%+v", c)
 		}
 		h.wantRead(5, "1\n", "id")

@@ -72,11 +72,15 @@ func fixed(text any, size int) []byte {
 // add appends the cells of one member of an event.
 func (v *inverse) add(s *shape, value any) {
 	switch s {
-	case u32, s32, u64, octal, spacedU32, nsidSet, nsid:
+	case u32, s32, u64, hex64, octal, spacedU32, nsidSet, nsid, prctlOption, prctlArg2:
 		v.Cell(eventtest.Scalar, v.num(value))
 	case mapType:
 		v.Cell(eventtest.Scalar, v.num(value.(object)["map_type"]))
-	case taskID:
+	case rlimit:
+		for _, key := range []string{"resource", "current", "max"} {
+			v.Cell(eventtest.Scalar, v.num(value.(object)[key]))
+		}
+	case taskID, wideTaskID:
 		v.Cell(eventtest.Task, v.id(value))
 	case text, optionalText:
 		v.Cell(eventtest.Text, []byte(value.(string)))

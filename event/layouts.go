@@ -20,6 +20,18 @@ func (m *Mapper) u64(b []byte) []byte { return native.AppendUint64(b, m.cells.sc
 
 func (m *Mapper) taskID(b []byte) []byte { return m.id(b, m.cells.scalar()) }
 
+// wideTaskID is a TASK_ID with the whole buffer that TSEM keeps it in.
+func (m *Mapper) wideTaskID(b []byte) []byte { return m.wideID(b, m.cells.scalar()) }
+
+func (m *Mapper) wideID(b []byte, identity uint64) []byte {
+	return append(m.id(b, identity), zeros[m.hash.Size():]...)
+}
+
+func (m *Mapper) rlimit(b []byte) []byte {
+	b = m.u32(b)
+	return m.u64(m.u64(b))
+}
+
 func (m *Mapper) text(b []byte) []byte { return appendString(b, m.cells.next()) }
 
 func (m *Mapper) bytes(b []byte) []byte { return append(b, m.cells.next()...) }
@@ -96,10 +108,8 @@ func (m *Mapper) sock(b []byte) []byte {
 	return m.owner(b, s)
 }
 
-// owner is that of a socket: the whole buffer that TSEM keeps a TASK_ID in.
 func (m *Mapper) owner(b, sock []byte) []byte {
-	b = m.id(b, native.Uint64(sock[offSockOwner:]))
-	return append(b, zeros[m.hash.Size():]...)
+	return m.wideID(b, native.Uint64(sock[offSockOwner:]))
 }
 
 func (m *Mapper) ipc(b []byte) []byte {
@@ -160,18 +170,43 @@ func (m *Mapper) nsidSet(b []byte) []byte {
 	return appendU32(b, behind.u32())
 }
 
-// nsid is part of nsidSet.
-func (m *Mapper) nsid(b []byte) []byte {
+// hashed is of what the member before it is hashed with.
+func (m *Mapper) hashed(b []byte) []byte {
 	m.cells.next()
 	return b
+}
+
+// prctlGetPdeathsig is an option whose second argument is an address, which is hashed as 0;
+// those of PR_SET_NAME and PR_GET_NAME are 0 in the record already.
+const prctlGetPdeathsig = 2
+
+// prctlOption is hashed with the second argument, which the cell behind it has.
+func (m *Mapper) prctlOption(b []byte) []byte {
+	option := m.cells.u32()
+	b = appendU32(b, option)
+	behind := m.cells
+	arg2 := behind.scalar()
+	if option == prctlGetPdeathsig {
+		arg2 = 0
+	}
+	return native.AppendUint64(b, arg2)
 }
 
 // v3Layouts are what TSEM v3 hashes of some events instead of the layouts of their members
 // (section 7.2).
 var v3Layouts = map[Hook]layout{
+	13: (*Mapper).prctlV3,
 	15: (*Mapper).mmapV3,
 	61: (*Mapper).netlinkV3,
 	82: (*Mapper).bpfMapV3,
+}
+
+// prctlV3: the third argument is left out.
+func (m *Mapper) prctlV3(b []byte) []byte {
+	b = m.prctlOption(b)
+	m.cells.next()
+	m.cells.next()
+	return m.u64(m.u64(b))
 }
 
 // mmapV3: the arguments of the hook are named wrong. What goes in as the protection is the

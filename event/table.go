@@ -47,6 +47,17 @@ type member struct {
 var table = []row{
 	{HookExec, "bprm_committed_creds", KindExec, []member{{"file", file}}},
 	{2, "task_kill", KindAsync, []member{{"target", taskID}, {"sig", u32}, {"cross_ns", u32}}},
+	{3, "task_setpgid", KindAsync, []member{{"task", wideTaskID}, {"source", wideTaskID}}},
+	{4, "task_getpgid", KindAsync, []member{{"task", taskID}}},
+	{5, "task_getsid", KindAsync, []member{{"task", taskID}}},
+	{6, "task_setnice", KindAsync, []member{{"task", wideTaskID}, {"nice", s32}}},
+	{7, "task_setioprio", KindEvent, []member{{"task", wideTaskID}, {"ioprio", s32}}},
+	{8, "task_getioprio", KindEvent, []member{{"task", taskID}}},
+	{9, "task_prlimit", KindAsync, []member{{"cred", creds}, {"tcred", creds}, {"flags", s32}}},
+	{10, "task_setrlimit", KindAsync, []member{{"task", taskID}, {"new_rlim", rlimit}}},
+	{11, "task_setscheduler", KindAsync, []member{{"task", taskID}}},
+	{12, "task_getscheduler", KindAsync, []member{{"task", taskID}}},
+	{13, "task_prctl", KindAsync, []member{{"option", prctlOption}, {"arg2", prctlArg2}, {"arg3", u64}, {"arg4", u64}, {"arg5", u64}}},
 	{14, "file_open", KindEvent, []member{{"file", file}}},
 	{15, "mmap_file", KindEvent, []member{{"file", optionalFile}, {"prot", u32}, {"flags", u32}}},
 	{16, "file_ioctl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
@@ -55,6 +66,7 @@ var table = []row{
 	{23, "socket_connect", KindEvent, []member{{"sock", sock}, {"addr", address}}},
 	{24, "socket_bind", KindEvent, []member{{"sock", sock}, {"addr", address}}},
 	{28, "socket_sendmsg", KindEvent, []member{{"sock", sock}, {"addr", messageAddress}}},
+	{34, "ptrace_traceme", KindAsync, []member{{"source", taskID}}},
 	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
 	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
 	{46, "shm_shmat", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
@@ -69,6 +81,8 @@ var table = []row{
 	{82, "bpf_map", KindEvent, []member{{"map", mapType}, {"fmode", u32}}},
 	{84, "ptrace_access_check", KindAsync, []member{{"child", taskID}, {"mode", spacedU32}}},
 	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
+	{86, "capget", KindAsync, []member{{"target", taskID}, {"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
+	{87, "capset", KindAsync, []member{{"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
 }
 
 // A cellSet is a set of cell types.
@@ -99,10 +113,15 @@ var (
 	u32            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
 	s32            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
 	u64            = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
+	hex64          = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
 	octal          = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
 	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
 	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType, (*Mapper).u32}
 	taskID         = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
+	wideTaskID     = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
+	rlimit         = &shape{[]cellSet{oneOf(cellScalar), oneOf(cellScalar), oneOf(cellScalar)}, false, (*Encoder).rlimit, (*Mapper).rlimit}
+	prctlOption    = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
+	prctlArg2      = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
 	inode          = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
 	path           = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
 	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
@@ -116,7 +135,7 @@ var (
 	text           = &shape{one(cellText), false, (*Encoder).text, (*Mapper).text}
 	optionalText   = &shape{one(cellText), true, (*Encoder).text, (*Mapper).text}
 	nsidSet        = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).nsidSet}
-	nsid           = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).nsid}
+	nsid           = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).hashed}
 	base64         = &shape{one(cellBytes), false, (*Encoder).base64, (*Mapper).bytes}
 
 	fileCells = []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}

@@ -21,12 +21,28 @@ func (e *Encoder) s32(dst []byte) []byte {
 
 func (e *Encoder) u64(dst []byte) []byte { return appendUint(dst, `"`, e.cells.scalar()) }
 
+func (e *Encoder) hex64(dst []byte) []byte {
+	dst = append(dst, `"0x`...)
+	dst = strconv.AppendUint(dst, e.cells.scalar(), 16)
+	return append(dst, '"')
+}
+
 func (e *Encoder) octal(dst []byte) []byte {
 	return appendOctal(dst, `"0`, e.cells.u32())
 }
 
 func (e *Encoder) mapType(dst []byte) []byte {
 	dst = appendInt(dst, `{"map_type": "`, int64(int32(e.cells.u32())))
+	return append(dst, '}')
+}
+
+func (e *Encoder) rlimit(dst []byte) []byte {
+	dst = append(dst, `{"resource": `...)
+	dst = e.u32(dst)
+	dst = append(dst, `, "current": `...)
+	dst = e.u64(dst)
+	dst = append(dst, `, "max": `...)
+	dst = e.u64(dst)
 	return append(dst, '}')
 }
 

@@ -182,7 +182,7 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 		return err
 	}
 	for _, name := range hookNames(spec) {
-		_, raises := kinds[name]
+		maySleep, raises := kinds[name]
 		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: raises}
 		if h.Present {
 			sleepable, err := canSleep(name, cache)
@@ -190,7 +190,7 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 				return err
 			}
 			h.Sleepable = sleepable
-			h.Waits = raises && sleepable && s.Tier.Waits()
+			h.Waits = maySleep && sleepable && s.Tier.Waits()
 		} else if slices.Contains(indispensable, name) {
 			return &SupportError{ErrKernel, "kernel " + s.Kernel + " has no hook " + name, "use kernel 6.1 or newer"}
 		}

@@ -8,11 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -41,13 +44,7 @@ func actor(name string) {
 	comm, err := os.ReadFile("/proc/thread-self/comm")
 	must(err)
 	f.Comm = strings.TrimSpace(string(comm))
-	status, err := os.ReadFile("/proc/thread-self/status")
-	must(err)
-	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			f.CapEff = strings.TrimLeft(strings.TrimSpace(value), "0")
-		}
-	}
+	f.CapEff = fmt.Sprintf("%x", capabilities(f.PID, "CapEff"))
 	do := acts[name](filepath.Join(work, name), func(name, format string, args ...any) {
 		f.Values[name] = fmt.Sprintf(format, args...)
 	})
@@ -62,6 +59,30 @@ func actor(name string) {
 		return // started by another actor, which speaks for it
 	}
 	must(json.NewEncoder(os.Stdout).Encode(f))
+}
+
+// capabilities returns a set of capabilities of a task, by its name in /proc/PID/status.
+func capabilities(pid int, set string) uint64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(err)
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, set+":"); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			must(err)
+			return n
+		}
+	}
+	must(fmt.Errorf("no %s in the status of %d", set, pid))
+	return 0
+}
+
+// call makes a system call for which there is no function.
+func call(number uintptr, args ...uintptr) {
+	var a [3]uintptr
+	copy(a[:], args)
+	if _, _, errno := unix.Syscall(number, a[0], a[1], a[2]); errno != 0 {
+		must(errno)
+	}
 }
 
 // threadTime is how long the calling thread has had a CPU, in ns.
@@ -101,6 +122,21 @@ var (
 	loopback4 = &unix.SockaddrInet4{Port: 4660, Addr: [4]byte{127, 0, 0, 1}}
 	loopback6 = &unix.SockaddrInet6{Port: 4660, Addr: [16]byte{15: 1}}
 )
+
+// Of include/uapi/linux/ioprio.h.
+const (
+	ioprioWhoProcess = 1
+	ioprioClassBE    = 2
+)
+
+// noOption is none of prctl.
+const noOption = 0x7fffffff
+
+// getCapabilities reads the capabilities of a task, in halves of 32; 0 is the caller.
+func getCapabilities(pid int) (sets [2]unix.CapUserData) {
+	must(unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(pid)}, &sets[0]))
+	return sets
+}
 
 // plain is a file that the test put into the actor's folder.
 func plain(dir string) string { return dir + "/plain" }
@@ -256,6 +292,119 @@ var acts = map[string]act{
 			must(unix.Kill(os.Getpid(), unix.SIGURG))
 			must(unix.Kill(os.Getppid(), 0))
 		}
+	},
+	"task_setpgid": func(dir string, know func(string, string, ...any)) func() {
+		// Of the same session, with a group of its own; what it echoes it has been executed for. Not by
+		// os.StartProcess, which sends a signal 0 to see whether it can.
+		var in, out [2]int
+		must(unix.Pipe2(in[:], unix.O_CLOEXEC))
+		must(unix.Pipe2(out[:], unix.O_CLOEXEC))
+		cat, err := exec.LookPath("cat")
+		must(err)
+		leader, err := syscall.ForkExec(cat, []string{cat}, &syscall.ProcAttr{
+			Files: []uintptr{uintptr(in[0]), uintptr(out[1])}, Sys: &syscall.SysProcAttr{Setpgid: true},
+		})
+		must(err)
+		_, err = unix.Write(in[1], []byte("x"))
+		must(err)
+		_, err = unix.Read(out[0], make([]byte, 1))
+		must(err)
+		know("leader", "%d", leader)
+		return func() {
+			must(unix.Setpgid(0, 0))
+			must(unix.Setpgid(0, leader))
+			must(unix.Close(in[1]))
+			_, err := unix.Wait4(leader, nil, 0, nil)
+			must(err)
+		}
+	},
+	"task_getpgid": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			_, err := unix.Getpgid(os.Getpid())
+			must(err)
+			_, err = unix.Getpgid(os.Getppid())
+			must(err)
+		}
+	},
+	"task_getsid": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			_, err := unix.Getsid(os.Getppid())
+			must(err)
+		}
+	},
+	"task_setnice": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Setpriority(unix.PRIO_PROCESS, 0, -3)) }
+	},
+	"task_setioprio": func(dir string, know func(string, string, ...any)) func() {
+		return func() { call(unix.SYS_IOPRIO_SET, ioprioWhoProcess, 0, ioprioClassBE<<13|4) }
+	},
+	"task_getioprio": func(dir string, know func(string, string, ...any)) func() {
+		return func() { call(unix.SYS_IOPRIO_GET, ioprioWhoProcess, uintptr(os.Getppid())) }
+	},
+	"task_prlimit": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, new(unix.Rlimit))) }
+	},
+	"task_setrlimit": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			must(unix.Prlimit(0, unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1 << 40, Max: unix.RLIM_INFINITY}, nil))
+		}
+	},
+	"task_setscheduler": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			var priority int32 // all of struct sched_param
+			call(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_BATCH, uintptr(unsafe.Pointer(&priority)))
+		}
+	},
+	"task_getscheduler": func(dir string, know func(string, string, ...any)) func() {
+		return func() { call(unix.SYS_SCHED_GETSCHEDULER, uintptr(os.Getppid())) }
+	},
+	"task_prctl": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			must(unix.Prctl(unix.PR_SET_DUMPABLE, 1, 3, 4, 5))
+			var name [16]byte
+			must(unix.Prctl(unix.PR_GET_NAME, uintptr(unsafe.Pointer(&name)), 0, 0, 0))
+			if got := unix.ByteSliceToString(name[:]); got != "actor" {
+				must(fmt.Errorf("PR_GET_NAME says %q", got))
+			}
+			if err := unix.Prctl(noOption, 0, 0, 0, 1<<63); err != unix.EINVAL {
+				must(fmt.Errorf("an option that nobody knows: %w", err))
+			}
+		}
+	},
+	"ptrace_traceme": func(dir string, know func(string, string, ...any)) func() {
+		// A task that is traced stops at each signal, and nobody would let it go on.
+		all := new(unix.Sigset_t)
+		for i := range all.Val {
+			all.Val[i] = math.MaxUint64
+		}
+		return func() {
+			must(unix.PthreadSigmask(unix.SIG_BLOCK, all, nil))
+			call(unix.SYS_PTRACE, unix.PTRACE_TRACEME)
+		}
+	},
+	"capget": func(dir string, know func(string, string, ...any)) func() {
+		for _, set := range []string{"CapInh", "CapPrm"} {
+			know(set, "%#x", capabilities(os.Getpid(), set))
+			know("parent "+set, "%#x", capabilities(os.Getppid(), set))
+		}
+		know("parent CapEff", "%#x", capabilities(os.Getppid(), "CapEff"))
+		return func() {
+			getCapabilities(0)
+			getCapabilities(os.Getppid())
+		}
+	},
+	"capset": func(dir string, know func(string, string, ...any)) func() {
+		sets := getCapabilities(0)
+		sets[0].Effective &^= 1 << unix.CAP_SYS_BOOT
+		sets[0].Inheritable = 1 << unix.CAP_SYS_TIME
+		for name, halves := range map[string][2]uint32{
+			"effective":   {sets[0].Effective, sets[1].Effective},
+			"inheritable": {sets[0].Inheritable, sets[1].Inheritable},
+			"permitted":   {sets[0].Permitted, sets[1].Permitted},
+		} {
+			know(name, "%#x", uint64(halves[1])<<32|uint64(halves[0]))
+		}
+		return func() { must(unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &sets[0])) }
 	},
 	"capable": func(dir string, know func(string, string, ...any)) func() {
 		return func() { must(unix.Chroot("/")) }

@@ -47,6 +47,7 @@ type expected struct {
 	dir   string
 	facts facts
 	task  string // TASK_ID of the actor
+	all   []object
 
 	plain, folder object // inodes before the act
 }
@@ -57,6 +58,19 @@ func (x *expected) fact(name string) string {
 		x.t.Fatalf("the actor did not tell its %s", name)
 	}
 	return value
+}
+
+// taskOf returns the last TASK_ID of a thread that has raised events.
+func (x *expected) taskOf(pid string) (id string) {
+	for _, r := range x.all {
+		if at(r, "event.pid") == pid {
+			id = at(r, "event.task_id").(string)
+		}
+	}
+	if id == "" || id == x.task {
+		x.t.Fatalf("thread %s has the TASK_ID %q", pid, id)
+	}
+	return id
 }
 
 // inode describes an inode by stat and by what makeWork decided.
@@ -223,6 +237,63 @@ var expectations = []expectation{
 			{"task_kill": object{"target": zeroDigest, "sig": "0", "cross_ns": "1"}},
 		}
 	}},
+	{"task_setpgid", func(x *expected) []object {
+		return []object{
+			{"task_setpgid": object{"task": x.task, "source": x.task}},
+			{"task_setpgid": object{"task": x.task, "source": x.taskOf(x.fact("leader"))}},
+		}
+	}},
+	{"task_getpgid", func(x *expected) []object {
+		return []object{{"task_getpgid": object{"task": x.task}}, {"task_getpgid": object{"task": zeroDigest}}}
+	}},
+	{"task_getsid", func(x *expected) []object {
+		return []object{{"task_getsid": object{"task": zeroDigest}}}
+	}},
+	{"task_setnice", func(x *expected) []object {
+		return []object{{"task_setnice": object{"task": x.task, "nice": "-3"}}}
+	}},
+	{"task_setioprio", func(x *expected) []object {
+		return []object{{"task_setioprio": object{"task": x.task, "ioprio": fmt.Sprint(ioprioClassBE<<13 | 4)}}}
+	}},
+	{"task_getioprio", func(x *expected) []object {
+		return []object{{"task_getioprio": object{"task": zeroDigest}}}
+	}},
+	{"task_prlimit", func(x *expected) []object {
+		// LSM_PRLIMIT_READ (include/linux/security.h).
+		both := maps(x.coe(), object{"securebits": "0"})
+		return []object{{"task_prlimit": object{"cred": both, "tcred": both, "flags": "1"}}}
+	}},
+	{"task_setrlimit", func(x *expected) []object {
+		return []object{{"task_setrlimit": object{"task": x.task, "new_rlim": object{
+			"resource": fmt.Sprint(unix.RLIMIT_CORE), "current": fmt.Sprint(1 << 40), "max": "18446744073709551615"}}}}
+	}},
+	{"task_setscheduler", func(x *expected) []object {
+		return []object{{"task_setscheduler": object{"task": x.task}}}
+	}},
+	{"task_getscheduler", func(x *expected) []object {
+		return []object{{"task_getscheduler": object{"task": zeroDigest}}}
+	}},
+	{"task_prctl", func(x *expected) []object {
+		return []object{
+			{"task_prctl": object{"option": fmt.Sprint(unix.PR_SET_DUMPABLE), "arg2": "1", "arg3": "3", "arg4": "4", "arg5": "5"}},
+			{"task_prctl": object{"option": fmt.Sprint(unix.PR_GET_NAME), "arg2": "0", "arg3": "0", "arg4": "0", "arg5": "0"}},
+			{"task_prctl": object{"option": fmt.Sprint(noOption), "arg2": "0", "arg3": "0", "arg4": "0", "arg5": fmt.Sprint(uint64(1 << 63))}},
+		}
+	}},
+	{"ptrace_traceme", func(x *expected) []object {
+		return []object{{"ptrace_traceme": object{"source": zeroDigest}}}
+	}},
+	{"capget", func(x *expected) []object {
+		return []object{
+			{"capget": object{"target": x.task, "effective": "0x" + x.facts.CapEff, "inheritable": x.fact("CapInh"), "permitted": x.fact("CapPrm")}},
+			{"capget": object{"target": zeroDigest, "effective": x.fact("parent CapEff"),
+				"inheritable": x.fact("parent CapInh"), "permitted": x.fact("parent CapPrm")}},
+		}
+	}},
+	{"capset", func(x *expected) []object {
+		return []object{{"capset": object{
+			"effective": x.fact("effective"), "inheritable": x.fact("inheritable"), "permitted": x.fact("permitted")}}}
+	}},
 	{"ptrace_access_check", func(x *expected) []object {
 		// PTRACE_MODE_READ and PTRACE_MODE_FSCREDS (include/linux/ptrace.h).
 		return []object{{"ptrace_access_check": object{"child": zeroDigest, "mode": "9"}}}
@@ -315,7 +386,7 @@ func TestEvents(t *testing.T) {
 			settle(x.dir + "/plain")
 			x.plain, x.folder = inode(t, x.dir+"/plain"), inode(t, x.dir)
 			o := observe(t, e.actor, namespace.Config{})
-			x.facts = o.facts
+			x.facts, x.all = o.facts, o.all
 			var got []object
 			for _, r := range o.events {
 				got = append(got, object{at(r, "event.type").(string): r[at(r, "event.type").(string)]})
@@ -352,13 +423,20 @@ func TestExportTier(t *testing.T) {
 	TestEvents(t)
 }
 
+// mayWait says whether the events of a hook can wait on this kernel (TestWaitTable).
+func mayWait(hook string) bool {
+	return slices.ContainsFunc(engine.Support().Hooks, func(h loader.HookSupport) bool { return h.Name == hook && h.Waits })
+}
+
 // header checks what all records have in common.
 func (x *expected) header(r object) {
 	x.t.Helper()
 	kind, hook := at(r, "export.type"), at(r, "event.type").(string)
-	atomic := slices.Contains([]string{"task_kill", "unix_stream_connect", "shm_shmat", "key_alloc", "ptrace_access_check", "capable"}, hook) ||
-		engine.Support().Tier == loader.TierExport
-	if want := map[bool]string{false: "event", true: "async_event"}[atomic]; kind != want {
+	want := "async_event"
+	if mayWait(hook) {
+		want = "event"
+	}
+	if kind != want {
 		x.t.Errorf("%s: kind %v, want %s", hook, kind, want)
 	}
 	ts, err := strconv.ParseUint(at(r, "event.ts").(string), 10, 64)

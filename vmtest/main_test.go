@@ -155,7 +155,8 @@ func observe(t *testing.T, name string, config namespace.Config, args ...string)
 
 func actorCommand(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(work+"/actor", args...)
-	cmd.Env = append(os.Environ(), "TSEM_ACTOR="+name, "GOMAXPROCS=1")
+	// Without the names that Go gives to its memory by prctl.
+	cmd.Env = append(os.Environ(), "TSEM_ACTOR="+name, "GOMAXPROCS=1", "GODEBUG=decoratemappings=0")
 	return cmd
 }
 

@@ -3,8 +3,18 @@
  * Tasks.
  *
  * task_kill: a signal of a task to another: its TASK_ID, signal, across namespaces?
+ * task_setpgid: the process group of a task: its TASK_ID, that of the task with the group's number.
+ * task_getpgid, task_getsid: a task is asked of: its TASK_ID.
+ * task_setnice, task_setioprio: a priority of a task: its TASK_ID, the priority.
+ * task_getioprio, task_setscheduler, task_getscheduler: TASK_ID, and no more.
+ * task_prlimit: limits of another task are read or set: credentials of both, which of the two.
+ * task_setrlimit: a limit is set: TASK_ID, which, the new one.
+ * task_prctl: option and arguments.
  * ptrace_access_check: a task is traced or looked into: its TASK_ID, mode.
+ * ptrace_traceme: the task wants to be traced: TASK_ID of its parent.
  * capable: a capability is used: which, options.
+ * capget: the capabilities of a task are read: its TASK_ID, the three sets.
+ * capset: the task sets its own: the three sets.
  *
  * Bookkeeping: task_alloc, task_free and the tracepoint sched_process_exit, the state of
  * a task from fork to exit; bprm_committed_creds, a task becomes another program.
@@ -12,6 +22,7 @@
 #include "../file.h"
 #include "../identity.h"
 #include "../keeper.h"
+#include "../pid.h"
 #include "../verdict.h"
 
 #define SIGURG 23
@@ -116,9 +127,75 @@ int BPF_PROG(task_kill, struct task_struct *p, struct kernel_siginfo *info, int 
 	return event_end(&e);
 }
 
+PLAIN_HOOK(task_setpgid, ATOMIC, ARGS(struct task_struct *p, pid_t pgid),
+	   cell_task_at(&e, p), cell_task(&e, task_at(task_by_vpid(e.buf, pgid))))
+
+PLAIN_HOOK(task_getpgid, ATOMIC, ARGS(struct task_struct *p), cell_task_at(&e, p))
+
+PLAIN_HOOK(task_getsid, ATOMIC, ARGS(struct task_struct *p), cell_task_at(&e, p))
+
+PLAIN_HOOK(task_setnice, ATOMIC, ARGS(struct task_struct *p, int nice),
+	   cell_task_at(&e, p), cell_scalar(&e, nice))
+
+PLAIN_HOOK(task_setioprio, ATOMIC, ARGS(struct task_struct *p, int ioprio),
+	   cell_task_at(&e, p), cell_scalar(&e, ioprio))
+
+PLAIN_HOOK(task_getioprio, ATOMIC, ARGS(struct task_struct *p), cell_task_at(&e, p))
+
+PLAIN_HOOK(task_prlimit, ATOMIC,
+	   ARGS(const struct cred *cred, const struct cred *tcred, unsigned int flags),
+	   cell_creds(&e, cred), cell_creds(&e, tcred), cell_scalar(&e, flags))
+
+PLAIN_HOOK(task_setrlimit, ATOMIC,
+	   ARGS(struct task_struct *p, unsigned int resource, struct rlimit *new_rlim),
+	   cell_task_at(&e, p), cell_scalar(&e, resource), cell_scalar(&e, new_rlim->rlim_cur),
+	   cell_scalar(&e, new_rlim->rlim_max))
+
+/* Called in many contexts: cgroups hold locks meanwhile. */
+PLAIN_HOOK(task_setscheduler, ATOMIC, ARGS(struct task_struct *p), cell_task_at(&e, p))
+
+PLAIN_HOOK(task_getscheduler, ATOMIC, ARGS(struct task_struct *p), cell_task_at(&e, p))
+
+#define PR_SET_NAME 15
+#define PR_GET_NAME 16
+
+/*
+ * With 0 the kernel goes on to the function that programs of the hook are attached to, and that
+ * answers -ENOSYS: nobody has handled the option. The address of a name means nothing.
+ */
+PLAIN_HOOK(task_prctl, ATOMIC,
+	   ARGS(int option, unsigned long arg2, unsigned long arg3, unsigned long arg4,
+		unsigned long arg5),
+	   cell_scalar(&e, option),
+	   cell_scalar(&e, option == PR_SET_NAME || option == PR_GET_NAME ? 0 : arg2),
+	   cell_scalar(&e, arg3), cell_scalar(&e, arg4), cell_scalar(&e, arg5))
+
 PLAIN_HOOK(ptrace_access_check, ATOMIC, ARGS(struct task_struct *child, unsigned int mode),
 	   cell_task_at(&e, child), cell_scalar(&e, mode))
+
+PLAIN_HOOK(ptrace_traceme, ATOMIC, ARGS(struct task_struct *parent), cell_task_at(&e, parent))
 
 PLAIN_HOOK(capable, ATOMIC,
 	   ARGS(const struct cred *cred, struct user_namespace *ns, int cap, unsigned int opts),
 	   cell_scalar(&e, cap), cell_scalar(&e, opts))
+
+static __always_inline void cell_capabilities(struct event *e, const kernel_cap_t *set)
+{
+	__u64 bits = 0;
+
+	bpf_probe_read_kernel(&bits, sizeof(bits), set);
+	cell_scalar(e, bits);
+}
+
+/* About another task it is called in a section of RCU, where nobody may sleep. */
+PLAIN_HOOK(capget, ATOMIC,
+	   ARGS(const struct task_struct *target, kernel_cap_t *effective,
+		kernel_cap_t *inheritable, kernel_cap_t *permitted),
+	   cell_task_at(&e, target), cell_capabilities(&e, effective),
+	   cell_capabilities(&e, inheritable), cell_capabilities(&e, permitted))
+
+PLAIN_HOOK(capset, ATOMIC,
+	   ARGS(struct cred *new, const struct cred *old, const kernel_cap_t *effective,
+		const kernel_cap_t *inheritable, const kernel_cap_t *permitted),
+	   cell_capabilities(&e, effective), cell_capabilities(&e, inheritable),
+	   cell_capabilities(&e, permitted))

@@ -37,7 +37,7 @@ func TestCompletion(t *testing.T) {
 		"tsem-bpf run -q ls --di":                    "",
 		"tsem-bpf run --tma ":                        "trust exec:",
 		"tsem-bpf run --events inode_c":              "inode_create",
-		"tsem-bpf run --events=all,!cap":             "all,!capable",
+		"tsem-bpf run --events=all,!capab":           "all,!capable",
 		"tsem-bpf run --external --deny=capable,al":  "capable,all",
 		"tsem-bpf run --on-failure=":                 "open closed",
 		"tsem-bpf export --r":                        "--root",

@@ -28,7 +28,7 @@ type exportFlags struct {
 	Dialect      string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
 	Digest       string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files, TASK_IDs and coefficients (${enum}). Only sha256 can come from IMA."`
 	NSRef        string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
-	Cache        int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 200 to 240 bytes (default ${default})."`
+	Cache        int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 184 to 296 bytes (default ${default})."`
 	Wait         time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
 	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. all stands for all types, and !TYPE takes one away: file_open,inode_create or all,!capable (default all)."`
 	Coefficients bool          `help:"Give the record of each event its security state coefficient, which is what TSEM compares; not with --dialect=v3. See docs/records.md."`

@@ -22,6 +22,12 @@
 // A release of a task that is gone, or that does not wait any more, has no effect, is counted
 // as late, and succeeds: orchestrators take every failed write for the end (0.1).
 //
+// # What is there before it is asked for
+//
+// An external namespace takes long to make: its gate is a process. So one is kept ready (Plane.Ready).
+// It is nobody's, and no status shows it; the command that takes it chooses its digest and whose ids it has. One that
+// names the size of its magazine gets another one, and so does one that finds the spare one taken.
+//
 // # What ends
 //
 // When the orchestrator has ended, nobody can judge: what waits, and whatever comes later, is

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +32,7 @@ const (
 	eventsPerKiB = 3
 )
 
-// kept is a namespace that an orchestrator has.
+// kept is a namespace that an orchestrator has, or will have.
 type kept struct {
 	plane        *Plane
 	id           uint64
@@ -51,10 +52,10 @@ type kept struct {
 	gone    chan struct{} // closed when nothing is left of it
 }
 
-// make makes the namespace that a command asks for, without tasks.
-func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error) {
+// prepare makes a namespace that is nobody's yet. cache is in events, 0: the default.
+func (p *Plane) prepare(kind control.Kind, cache uint32) (*kept, error) {
 	k := &kept{
-		plane: p, queue: tsemfs.NewQueue(queueLimit), orchestrator: orchestrator,
+		plane: p, queue: tsemfs.NewQueue(queueLimit),
 		entered: make(chan struct{}), stopped: make(chan struct{}), unread: make(chan struct{}), gone: make(chan struct{}),
 	}
 	k.stop = sync.OnceFunc(func() { close(k.stopped) })
@@ -66,20 +67,50 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 			return k.namespace.DecideAsync(slot, ticket, tnum, v)
 		})
 	config := namespace.Config{
-		Digest: command.Digest, NSRefCurrent: command.NSRefCurrent, Deadline: p.deadline, MaxLine: tsemfs.MaxRecord,
-		Cache: min((int(command.Cache)+eventsPerKiB-1)/eventsPerKiB, namespace.MaxCache),
+		Deadline: p.deadline, MaxLine: tsemfs.MaxRecord,
+		Cache: min((int(cache)+eventsPerKiB-1)/eventsPerKiB, namespace.MaxCache),
 	}
-	if command.Kind == control.External {
+	if kind == control.External {
 		config.Judge = k.waits.Judge
 	}
 	var err error
-	if k.ended, k.process, err = p.kernel.Watch(orchestrator); err != nil {
+	k.namespace, err = p.kernel.Prepare(config)
+	return k, err
+}
+
+// begin makes the namespace that a command asks for, without tasks: of the spare one, or else of
+// another one.
+func (p *Plane) begin(command control.Create) (k *kept, err error) {
+	ways := []func() (*kept, error){func() (*kept, error) { return p.prepare(command.Kind, command.Cache) }}
+	// The size of the magazine cannot be changed, and nobody asks a gate in a namespace that exports.
+	if command.Kind == control.External && command.Cache == 0 {
+		if spare := p.takeSpare(); spare != nil {
+			ways = slices.Insert(ways, 0, spare)
+		}
+	}
+	for _, prepare := range ways {
+		if k, err = prepare(); err != nil {
+			continue
+		}
+		if err = k.namespace.Begin(command.Digest, command.NSRefCurrent); err == nil {
+			return k, nil
+		}
+		err = errors.Join(err, k.namespace.Close())
+	}
+	return nil, err
+}
+
+// make is begin for an orchestrator, whose namespace then lives.
+func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error) {
+	ended, process, err := p.kernel.Watch(orchestrator)
+	if err != nil {
 		return nil, err
 	}
-	if k.namespace, err = p.kernel.Make(config); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", errnoOf(err), err), k.process.Close())
+	k, err := p.begin(command)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", errnoOf(err), err), process.Close())
 	}
-	k.id = k.namespace.ID()
+	k.id, k.orchestrator, k.ended, k.process = k.namespace.ID(), orchestrator, ended, process
 	if command.Kind == control.External {
 		k.pairing = control.Pair(k.id, command)
 	}

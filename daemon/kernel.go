@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 // Namespace is what a Plane needs of a namespace.Namespace, which says what the methods do.
 type Namespace interface {
+	Begin(hash crypto.Hash, nsrefCurrent bool) error
 	ID() uint64
 	Enter(c loader.Caller) error
 	Export(ctx context.Context, dialect event.Dialect, w io.Writer) error
@@ -34,8 +36,8 @@ type Namespace interface {
 type Kernel interface {
 	// Caller says who a thread is: loader.Engine.Caller.
 	Caller(tid uint32) (loader.Caller, error)
-	// Make makes an empty namespace: namespace.New.
-	Make(config namespace.Config) (Namespace, error)
+	// Prepare makes an empty namespace, as far as that takes long: namespace.Prepare.
+	Prepare(config namespace.Config) (Namespace, error)
 	// Watch returns a channel that is closed when a process has ended, or the Closer was closed.
 	// The error wraps unix.ESRCH if there is no such process.
 	Watch(pid uint32) (<-chan struct{}, io.Closer, error)
@@ -44,9 +46,9 @@ type Kernel interface {
 // Engine is the Kernel that a kernel half is part of.
 type Engine struct{ *loader.Engine }
 
-// Make implements Kernel.
-func (e Engine) Make(config namespace.Config) (Namespace, error) {
-	n, err := namespace.New(e.Engine, config)
+// Prepare implements Kernel.
+func (e Engine) Prepare(config namespace.Config) (Namespace, error) {
+	n, err := namespace.Prepare(e.Engine, config)
 	if err != nil {
 		return nil, err
 	}

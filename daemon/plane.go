@@ -30,6 +30,7 @@ type Plane struct {
 	living  sync.WaitGroup // of kept.live, the same: a namespace that is about to end is not in all any more
 	mu      sync.Mutex
 	all     map[uint64]*kept
+	spare   func() (*kept, error) // waits until it is prepared; nil: somebody has just taken it
 	closing bool
 }
 
@@ -41,6 +42,31 @@ var _ tsemfs.Plane = (*Plane)(nil)
 // goroutine.
 func New(kernel Kernel, aggregate []byte, deadline time.Duration, log io.Writer) *Plane {
 	return &Plane{kernel: kernel, deadline: deadline, log: log, aggregate: aggregate, all: make(map[uint64]*kept)}
+}
+
+// Ready keeps an external namespace ready for the next who asks for one, which takes long to make. It
+// returns at once. From the first command on the Plane does so by itself.
+func (p *Plane) Ready() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spare == nil && !p.closing {
+		var k *kept
+		var err error
+		prepared := make(chan struct{})
+		p.living.Go(func() {
+			defer close(prepared)
+			k, err = p.prepare(control.External, 0)
+		})
+		p.spare = func() (*kept, error) { <-prepared; return k, err }
+	}
+}
+
+// takeSpare returns what waits for the namespace that is kept ready; nil: somebody else waits for it.
+func (p *Plane) takeSpare() (spare func() (*kept, error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	spare, p.spare = p.spare, nil
+	return spare
 }
 
 // say writes a line to the log.
@@ -179,6 +205,7 @@ func (p *Plane) create(tid uint32, c loader.Caller, command control.Create) erro
 	p.making.Add(1)
 	p.mu.Unlock()
 	defer p.making.Done()
+	defer p.Ready()
 	k, err := p.make(c.Parent, command)
 	if err != nil {
 		return err
@@ -257,6 +284,13 @@ func (p *Plane) Close() {
 	p.closing = true
 	p.mu.Unlock()
 	p.making.Wait()
+	if spare := p.takeSpare(); spare != nil {
+		if k, err := spare(); err == nil {
+			if err := k.namespace.Close(); err != nil {
+				p.say("the namespace that was kept ready: %v", err)
+			}
+		}
+	}
 	p.mu.Lock()
 	all := slices.Collect(maps.Values(p.all))
 	p.mu.Unlock()

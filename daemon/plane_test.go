@@ -34,8 +34,11 @@ type host struct {
 
 	mu         sync.Mutex
 	processes  map[uint32]*process
-	namespaces []*space
-	refuses    error         // why Make fails
+	prepared   []*space // all, those as well that have no id yet
+	namespaces []*space // that have begun
+	preparing  time.Duration
+	refuses    error         // why Prepare fails
+	begins     error         // why the first Begin fails
 	enters     error         // why Enter fails
 	orphans    bool          // a thread loses its parent while its namespace is made
 	closing    time.Duration // how long the end of a namespace takes
@@ -50,7 +53,7 @@ type process struct {
 // space is a namespace of such a kernel.
 type space struct {
 	host     *host
-	id       uint64
+	id       uint64 // 0: it has not begun
 	config   namespace.Config
 	records  chan string
 	fails    chan error
@@ -91,24 +94,43 @@ func (h *host) Caller(tid uint32) (loader.Caller, error) {
 	return p.Caller, nil
 }
 
-func (h *host) Make(config namespace.Config) (Namespace, error) {
+func (h *host) Prepare(config namespace.Config) (Namespace, error) {
+	time.Sleep(h.preparing)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.refuses != nil {
 		return nil, h.refuses
 	}
 	s := &space{
-		host: h, id: uint64(len(h.namespaces) + 1), config: config,
+		host: h, config: config,
 		records: make(chan string), fails: make(chan error), shut: make(chan struct{}),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.shut) })
+	h.prepared = append(h.prepared, s)
+	return s, nil
+}
+
+func (h *host) refuse(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refuses = err
+}
+
+func (s *space) Begin(hash crypto.Hash, nsrefCurrent bool) (err error) {
+	h := s.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err, h.begins = h.begins, nil; err != nil {
+		return err
+	}
 	h.namespaces = append(h.namespaces, s)
+	s.id, s.config.Digest, s.config.NSRefCurrent = uint64(len(h.namespaces)), hash, nsrefCurrent
 	if h.orphans {
 		for _, p := range h.processes {
 			p.Parent = 1
 		}
 	}
-	return s, nil
+	return nil
 }
 
 type closer func()
@@ -374,6 +396,62 @@ func TestTwo(t *testing.T) {
 		h.wantGone()
 		h.write(5, "export", unix.ESHUTDOWN)
 	})
+}
+
+// TestReady: who asks for a namespace waits for the one that is being made, and for no other one.
+func TestReady(t *testing.T) {
+	const takes = time.Hour // to make one
+	for name, test := range map[string]struct {
+		command string
+		prepare func(h *host)
+		waits   time.Duration // for the namespace, which is
+		own     bool          // not the one that was kept ready
+	}{
+		"ready":       {"external nsref=current digest=sha512", func(*host) { time.Sleep(2 * takes) }, 0, false},
+		"almost":      {"external", func(*host) { time.Sleep(takes - time.Minute) }, time.Minute, false},
+		"other size":  {"external cache=500", func(*host) { time.Sleep(2 * takes) }, takes, true},
+		"export":      {"export", func(*host) { time.Sleep(2 * takes) }, takes, true},
+		"taken":       {"external", func(h *host) { k, _ := h.takeSpare()(); k.namespace.Close() }, takes, true},
+		"has failed":  {"external", func(h *host) { h.refuse(unix.ENOMEM); time.Sleep(2 * takes); h.refuse(nil) }, takes, true},
+		"was damaged": {"external", func(h *host) { h.begins = io.ErrUnexpectedEOF; time.Sleep(2 * takes) }, takes, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t)
+				h.preparing = takes
+				h.spawn(5, 1)
+				h.spawn(10, 5)
+				h.spawn(11, 5)
+				h.Ready()
+				test.prepare(h)
+				synctest.Wait()
+				if left := h.Plane.Namespaces(); len(left) > 0 {
+					t.Errorf("namespaces %d before anybody asked for one", left)
+				}
+				start, ready := time.Now(), len(h.prepared)
+				s := h.create(10, test.command)
+				if waited := time.Since(start); waited != test.waits {
+					t.Errorf("waited %v, want %v", waited, test.waits)
+				}
+				if own := s != h.prepared[0] || ready == 0 && name != "almost"; own != test.own {
+					t.Errorf("a namespace of its own: %v, want %v", own, test.own)
+				}
+				h.wantRead(5, "1\n", "id")
+				time.Sleep(2 * takes)
+				synctest.Wait()
+				start = time.Now()
+				if s := h.create(11, "external"); s.id != 2 || time.Since(start) != 0 {
+					t.Errorf("the next one has id %d, after %v", s.id, time.Since(start))
+				}
+				h.Close() // while another one is made
+				for i, s := range h.prepared {
+					if !s.closed.Load() {
+						t.Errorf("namespace %d of %d is not closed", i, len(h.prepared))
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestOrchestratorEnds: nobody judges from then on, and nothing waits for a reader.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -197,7 +198,7 @@ func inUse(keepers *ebpf.Map) (bool, error) {
 	return err == nil, err
 }
 
-// namespaces calls a function for each namespace there is, by index.
+// namespaces calls a function for each namespace there is, by index, also for those that are Unnamed.
 func (e *Engine) namespaces(each func(index uint32, ns *bpf.Namespace)) {
 	if e.memory == nil {
 		return
@@ -339,10 +340,15 @@ func (e *Engine) Magazine(index uint32) (*ebpf.Map, error) {
 // ErrFull: the kernel half has no room for another namespace.
 var ErrFull = errors.New("no free namespace")
 
-// Occupy makes an index that of a namespace of this process. Ids rise, so an index is reused as
-// late as possible: a program that was held up since the last namespace of an index ended
-// should not find the next one there. The error is ErrFull if there is none.
-func (e *Engine) Occupy(id uint64) (index uint32, err error) {
+// Unnamed is the id of a namespace that nobody is in yet: it is being made, or was made before somebody
+// asks for one. No status shows it. Whoever has occupied it gives it another id (NewID).
+const Unnamed = math.MaxUint64
+
+// Occupy makes an index that of a namespace of this process, which is Unnamed. It begins to look behind that which the
+// last id stands for, so an index is reused as late as possible: a program that was held up since
+// the last namespace of an index ended should not find the next one there. The error is ErrFull if
+// there is none.
+func (e *Engine) Occupy() (index uint32, err error) {
 	// Nobody may look for namespaces without keeper between the two writes.
 	lock, err := e.pins.lock()
 	if err != nil {
@@ -350,10 +356,11 @@ func (e *Engine) Occupy(id uint64) (index uint32, err error) {
 	}
 	defer lock.Close()
 	most := e.NamespacesMax() - 1
+	last := atomic.LoadUint64(&e.Namespace(0).Id)
 	for i := range uint64(most) {
-		index := uint32((id+i)%uint64(most)) + 1
+		index := uint32((last+1+i)%uint64(most)) + 1
 		state := e.Namespace(index)
-		if atomic.CompareAndSwapUint64(&state.Id, 0, id) {
+		if atomic.CompareAndSwapUint64(&state.Id, 0, Unnamed) {
 			state.Keeper, state.Flags = e.keeper, 0 // of who was there before
 			return index, nil
 		}

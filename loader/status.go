@@ -115,10 +115,14 @@ func (e *Engine) detached(pinned bool) ([]string, error) {
 	return detached, nil
 }
 
-// States returns the states of the namespaces that there are, by index. They are copies; each
-// number in one is right, but they are not read at one instant.
+// States returns the states of the namespaces that there are, by index, but for those that are Unnamed.
+// They are copies; each number in one is right, but they are not read at one instant.
 func (e *Engine) States() (all []bpf.Namespace) {
-	e.namespaces(func(_ uint32, ns *bpf.Namespace) { all = append(all, copyOf(ns)) })
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) {
+		if state := copyOf(ns); state.Id != Unnamed {
+			all = append(all, state)
+		}
+	})
 	return all
 }
 

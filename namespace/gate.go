@@ -201,13 +201,14 @@ func (n *Namespace) buildGate() error {
 
 // guardGate makes a new gate whenever the gate process has ended: because somebody killed
 // it, or because this process was stopped for so long that it let the waiting tasks go.
-// Who comes meanwhile finds no gate, and is not judged.
+// Who comes meanwhile finds no gate, and is not judged. Nobody waits where somebody else has closed
+// the namespace (loader.Remove).
 func (n *Namespace) guardGate() {
 	d := n.door
 	defer close(d.guarded)
 	for {
 		<-d.process().Exited()
-		if d.over.Load() {
+		if d.over.Load() || errors.Is(d.process().Err(), gateproc.ErrClosed) {
 			return
 		}
 		err := d.endGate()

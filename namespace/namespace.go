@@ -12,6 +12,7 @@
 package namespace
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -78,7 +79,7 @@ const (
 	endWait = 5 * time.Second
 )
 
-// Namespace is one modeling namespace and its keeper. New makes it, or TakeOver; Start or
+// Namespace is one modeling namespace and its keeper. New makes it, or Prepare, or TakeOver; Start or
 // Enter puts a task into it, Export reads it, Shut ends the modeling and Close gives everything
 // back. One goroutine may be in Export or Read; the other methods may be called from
 // anywhere, Totals and Tasks also after Close.
@@ -147,9 +148,19 @@ func CheckWait(wait time.Duration) error {
 // CheckCache, CheckWait or CheckDeadline, ErrNoSleep or fuse.ErrFUSE with a Judge, or
 // one of the kernel.
 func New(engine *loader.Engine, config Config) (*Namespace, error) {
-	if config.Digest == 0 {
-		config.Digest = crypto.SHA256
+	n, err := Prepare(engine, config)
+	if err != nil {
+		return nil, err
 	}
+	if err := n.Begin(config.Digest, config.NSRefCurrent); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// Prepare does what takes long of New: it makes the maps, the gate and its process. The result has no
+// id, and no status shows it. Only Begin and Close may be called of it.
+func Prepare(engine *loader.Engine, config Config) (*Namespace, error) {
 	if config.Cache == 0 {
 		config.Cache = DefaultCache
 	}
@@ -168,7 +179,7 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	if err := CheckWait(config.Wait); err != nil {
 		return nil, fmt.Errorf("wait %v: %w", config.Wait, err)
 	}
-	n := bareNamespace(engine, engine.NewID(), config)
+	n := bareNamespace(engine, config)
 	if err := n.make(); err != nil {
 		n.Close()
 		return nil, fmt.Errorf("make a namespace: %w", err)
@@ -176,11 +187,41 @@ func New(engine *loader.Engine, config Config) (*Namespace, error) {
 	return n, nil
 }
 
-// bareNamespace returns one that has nothing in the kernel half yet.
-func bareNamespace(engine *loader.Engine, id uint64, config Config) *Namespace {
-	n := &Namespace{engine: engine, config: config, id: id, digests: digest.New(), urgent: make(chan struct{}, 1)}
-	n.joiner = newJoiner(config.Digest, n.digests, engine, func() { n.magazine.Wake() })
+// Begin makes what Prepare made a namespace like any other one, with an id, and with these two of the
+// Config, whatever it was prepared with; a hash of 0 stands for SHA-256. The error is that of Aggregate, or
+// says what became of the namespace meanwhile; what is left then is Close.
+func (n *Namespace) Begin(hash crypto.Hash, nsrefCurrent bool) (err error) {
+	if err := n.door.err(); err != nil {
+		return err
+	}
+	if atomic.LoadUint32(&n.state.Flags)&bpf.NamespaceClosed != 0 {
+		return errors.New("begin a namespace: somebody has removed the kernel half by force")
+	}
+	n.setDigest(hash)
+	n.config.NSRefCurrent = nsrefCurrent
+	if n.config.Judge != nil {
+		if n.aggregate, err = Aggregate(n.config.Digest); err != nil {
+			return fmt.Errorf("begin a namespace: %w", err)
+		}
+	}
+	n.state.Digest = uint32(n.config.Digest.Size())
+	n.state.Flags = n.config.flags()
+	n.id = n.engine.NewID()
+	atomic.StoreUint64(&n.state.Id, n.id) // the last: now it is shown
+	return nil
+}
+
+// bareNamespace returns one that has nothing in the kernel half yet, nor an id.
+func bareNamespace(engine *loader.Engine, config Config) *Namespace {
+	n := &Namespace{engine: engine, config: config, digests: digest.New(), urgent: make(chan struct{}, 1)}
+	n.setDigest(config.Digest)
 	return n
+}
+
+// setDigest chooses the digest function of a namespace that nobody reads yet.
+func (n *Namespace) setDigest(hash crypto.Hash) {
+	n.config.Digest = cmp.Or(hash, crypto.SHA256)
+	n.joiner = newJoiner(n.config.Digest, n.digests, n.engine, func() { n.magazine.Wake() })
 }
 
 func (n *Namespace) make() error {
@@ -201,7 +242,7 @@ func (n *Namespace) make() error {
 	}
 	n.magazine = ring
 	n.ledger = ringbuf.NewLedger(ring.Window(int(unsafe.Sizeof(bpf.Record{}))), 0)
-	if n.index, err = n.engine.Occupy(n.id); err != nil {
+	if n.index, err = n.engine.Occupy(); err != nil {
 		return err
 	}
 	n.state, n.release = n.engine.Namespace(n.index), func() error { return n.engine.Vacate(n.index) }
@@ -210,30 +251,14 @@ func (n *Namespace) make() error {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 	}
-	flags := uint32(0)
-	if n.config.NSRefCurrent {
-		flags |= bpf.NamespaceNSRefCurrent
-	}
-	if n.config.Digest == crypto.SHA256 {
-		flags |= bpf.NamespaceDigestsSHA256
-	}
-	if n.config.Judge != nil {
-		flags |= bpf.NamespaceExternal
-		if n.config.deny() != [2]uint64{} && !n.config.FailOpen {
-			flags |= bpf.NamespaceEnforcing
-		}
-	}
 	*n.state = bpf.Namespace{
-		Id: n.state.Id, Flags: flags, Magazine: size, Reserve: reserve, Share: share,
+		Id: n.state.Id, Flags: n.config.flags(), Magazine: size, Reserve: reserve, Share: share,
 		Keeper: n.engine.Keeper(), Digest: uint32(n.config.Digest.Size()),
 		Wait: uint64(n.config.Wait), Deadline: uint64(n.config.Deadline),
 		Events: n.config.events(), Deny: n.config.deny(), Passing: n.config.passing(),
 	}
 	if n.config.Judge == nil {
 		return nil
-	}
-	if n.aggregate, err = Aggregate(n.config.Digest); err != nil {
-		return err
 	}
 	return n.openGate()
 }
@@ -250,6 +275,23 @@ func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
 	}
 	n.maps = append(n.maps, m)
 	return m, nil
+}
+
+// flags returns those that the namespace has in the kernel half while it lives.
+func (c *Config) flags() (flags uint32) {
+	if c.NSRefCurrent {
+		flags |= bpf.NamespaceNSRefCurrent
+	}
+	if c.Digest == crypto.SHA256 {
+		flags |= bpf.NamespaceDigestsSHA256
+	}
+	if c.Judge != nil {
+		flags |= bpf.NamespaceExternal
+		if c.deny() != [2]uint64{} && !c.FailOpen {
+			flags |= bpf.NamespaceEnforcing
+		}
+	}
+	return flags
 }
 
 // events returns the event types that are raised, as the kernel half has them.

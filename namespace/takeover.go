@@ -34,8 +34,8 @@ func TakeOver(engine *loader.Engine, id uint64, judge Judge, deadline time.Durat
 	if err != nil {
 		return nil, err
 	}
-	n := bareNamespace(engine, id, Config{Judge: judge, Deadline: deadline, Digest: hashOf(engine.Namespace(index))})
-	n.index, n.state, n.inherited = index, engine.Namespace(index), true
+	n := bareNamespace(engine, Config{Judge: judge, Deadline: deadline, Digest: hashOf(engine.Namespace(index))})
+	n.id, n.index, n.state, n.inherited = id, index, engine.Namespace(index), true
 	n.release = n.leaveBehind
 	if err := n.inherit(); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over: %w", err), n.Close())

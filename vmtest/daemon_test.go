@@ -9,12 +9,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 // orchestrator is one for a shell, of two processes (semantics, 6.3): the workload makes its own
@@ -216,5 +220,81 @@ func TestDaemonKilled(t *testing.T) {
 	startDaemon(t, folder)
 	if _, err := os.ReadFile(filepath.Join(folder, "README")); err != nil {
 		t.Error(err)
+	}
+}
+
+// unnamed returns the keepers of the namespaces that nobody has asked for.
+func unnamed() (keepers []int) {
+	for index := uint32(1); index < engine.NamespacesMax(); index++ {
+		if state := engine.Namespace(index); atomic.LoadUint64(&state.Id) == loader.Unnamed {
+			keepers = append(keepers, int(atomic.LoadUint32(&state.Keeper)))
+		}
+	}
+	return keepers
+}
+
+// asked writes a command and says how long that took. It opens nothing afterwards, which would have to
+// be judged.
+const asked = `import os, sys, time
+control = os.open(sys.argv[1] + "/control", os.O_WRONLY)
+start = time.monotonic()
+os.write(control, sys.argv[2].encode() + b"\n")
+os.write(1, b"%f" % (time.monotonic() - start))
+os._exit(0)`
+
+// TestDaemonReady: a namespace is there before it is asked for, which nobody sees. It ends with the
+// daemon, and if that was killed with the next one. Numbers have no gap.
+func TestDaemonReady(t *testing.T) {
+	needExternal(t)
+	folder := filepath.Join(t.TempDir(), "tsem")
+	daemon, _ := startDaemon(t, folder)
+	for !slices.Contains(unnamed(), daemon.Process.Pid) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	says(t, 0, "namespaces  0\n", "engine", "status")
+	ask := func(command string) (seconds float64) {
+		t.Helper()
+		cmd := exec.Command("python3", "-c", asked, folder, command)
+		cmd.Stderr = os.Stderr
+		said, err := cmd.Output()
+		check(t, err)
+		seconds, err = strconv.ParseFloat(string(said), 64)
+		check(t, err)
+		return seconds
+	}
+	export, own := ask("export"), ask("external cache=128")
+	ready := ask("external nsref=current digest=sha512")
+	t.Logf("external takes %.1f ms, %.1f ms with a size of its own, which is %.0f times as long; export %.1f ms", 1e3*ready, 1e3*own, own/ready, 1e3*export)
+	var ids []int
+	files, err := os.ReadDir(filepath.Join(folder, "external_tma"))
+	check(t, err)
+	for _, file := range files {
+		id, err := strconv.Atoi(file.Name())
+		check(t, err)
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	if len(ids) < 2 || ids[len(ids)-1]-ids[len(ids)-2] != 1 { // nobody reads the aggregate, so that they are still there
+		t.Errorf("namespaces %d", ids)
+	}
+	for !slices.Contains(unnamed(), daemon.Process.Pid) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	check(t, daemon.Process.Kill())
+	_ = daemon.Wait()
+	if left := unnamed(); !slices.Contains(left, 0) {
+		t.Errorf("a killed daemon has left %d", left)
+	}
+	daemon, lines := startDaemon(t, folder)
+	if slices.Contains(unnamed(), 0) {
+		t.Error("what a killed daemon has left is still there")
+	}
+	check(t, daemon.Process.Signal(unix.SIGTERM))
+	for lines.Scan() {
+		t.Log(lines.Text())
+	}
+	check(t, daemon.Wait())
+	if left := unnamed(); len(left) > 0 {
+		t.Errorf("a daemon has left %d", left)
 	}
 }

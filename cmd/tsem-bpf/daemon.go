@@ -83,6 +83,7 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 		return err
 	}
 	mounted.Store(true)
+	plane.Ready()
 	fmt.Fprintf(std.err, "tsem-bpf: the control plane is at %s\n", c.Mount)
 	for going := true; going; {
 		select {

@@ -159,20 +159,10 @@ func (s *shown) until(t *testing.T, text string) string {
 	}
 }
 
-// screen returns the next screen.
+// screen returns what it has drawn until it began with the next screen.
 func (s *shown) screen(t *testing.T) string {
 	t.Helper()
-	s.until(t, "\x1b[H")
-	var last string
-	for {
-		before, _, more := strings.Cut(s.rest, "\x1b[H")
-		if more {
-			last = before
-			break
-		}
-		s.rest += <-s.pieces
-	}
-	return strings.NewReplacer("\x1b[K", "", "\x1b[1m", "", "\x1b[m", "", "\r", "").Replace(last)
+	return strings.NewReplacer("\x1b[K", "", "\x1b[1m", "", "\x1b[m", "", "\r", "").Replace(s.until(t, "\x1b[H"))
 }
 
 // TestTop: the screen has the size of the terminal, and the terminal is afterwards what it was before,

@@ -31,6 +31,9 @@ type Namespace = tsemTsemNamespace
 // Slot is a value of the map `slots` (struct tsem_slot in state.h).
 type Slot = tsemTsemSlot
 
+// Keeper is what the map of keepers says of one (struct tsem_keeper in state.h).
+type Keeper = tsemTsemKeeper
+
 // Caller is what the program task_caller says of a thread (struct tsem_caller in state.h).
 type Caller = tsemTsemCaller
 

@@ -10,24 +10,6 @@
 #include "task.h"
 
 /*
- * Run by a keeper on its own behalf: from here on it is not modeled. It counts how often it
- * was run. Returns its thread group id as programs see it (in a pid namespace getpid() says another
- * number), to be written into its namespaces; 0: there are too many keepers.
- */
-SEC("syscall")
-int keeper_register(void *context)
-{
-	__u32 tgid = bpf_get_current_task_btf()->tgid, one = 1;
-	__u32 *times = bpf_map_lookup_elem(&keepers, &tgid);
-
-	if (times) {
-		__sync_fetch_and_add(times, 1);
-		return tgid;
-	}
-	return bpf_map_update_elem(&keepers, &tgid, &one, BPF_ANY) ? 0 : tgid;
-}
-
-/*
  * The id of the calling thread as programs see it, which in a pid namespace is not
  * what gettid() says.
  */
@@ -62,24 +44,74 @@ static long close_step(__u32 index, __u32 *keeper)
 	return 0;
 }
 
-/*
- * Takes back what a thread of a keeper has left. With the last one the namespaces of the
- * keeper are closed, or, where they enforce, made orphans of. Its id can be used again from
- * here on, and nothing points at it any more.
- */
-static __always_inline void keeper_exit(struct task_struct *task)
+static __always_inline void keeper_end(__u32 tgid)
 {
-	__u32 tgid = task->tgid, tid = task->pid;
-
-	if (!bpf_map_lookup_elem(&keepers, &tgid))
-		return;
-	bpf_map_delete_elem(&births, &tid);
-	/* kernel/exit.c, do_exit, counts down before the tracepoint. */
-	if (task->signal->live.counter)
-		return;
 	plane_end(tgid);
 	bpf_loop(TSEM_NAMESPACES_MAX, close_step, &tgid, 0);
 	bpf_map_delete_elem(&keepers, &tgid);
+}
+
+/*
+ * Run by a keeper on its own behalf: the host's namespace leaves it out from here on. It counts
+ * how often it was run. Returns its thread group id as programs see it (in a pid namespace
+ * getpid() says another number), to be written into its namespaces; 0: there are too many keepers.
+ */
+SEC("syscall")
+int keeper_register(void *context)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tsem_keeper self = { .process = number_of(task->signal), .times = 1 };
+	__u32 tgid = task->tgid;
+	struct tsem_keeper *keeper = bpf_map_lookup_elem(&keepers, &tgid);
+
+	if (keeper && keeper->process == self.process) {
+		__sync_fetch_and_add(&keeper->times, 1);
+		return tgid;
+	}
+	/* One that had this id before, and whose end is still to be seen. */
+	if (keeper)
+		keeper_end(tgid);
+	return bpf_map_update_elem(&keepers, &tgid, &self, BPF_ANY) ? 0 : tgid;
+}
+
+/*
+ * Run by a thread of a keeper that is about to start the first task of the namespace at an
+ * index; with 0 when it has done so. Returns 0 or a negative errno.
+ */
+SEC("syscall")
+int birth_announce(__u32 *context)
+{
+	__u64 thread = bpf_get_current_task();
+	__u32 index = *context;
+
+	if (index)
+		return bpf_map_update_elem(&births, &thread, &index, BPF_ANY);
+	return bpf_map_delete_elem(&births, &thread);
+}
+
+/*
+ * A thread has ended. With the last one of a keeper its namespaces are closed, or, where they
+ * enforce, made orphans of, and nothing points at its id any more, which can be used again.
+ *
+ * It is asked at the exit, and once more when the task is freed. Since 7.0 a tracepoint leaves
+ * preemption on, and the kernel skips the program of one for a task that exits on a CPU where another
+ * task was preempted in it; LSM programs it does not skip. A task is freed so late that its ids may
+ * be those of another one: what it was is known by addresses.
+ */
+static __always_inline void keeper_exit(struct task_struct *task)
+{
+	__u64 thread = number_of(task);
+	__u32 tgid = task->tgid;
+	struct tsem_keeper *keeper;
+
+	if (bpf_map_lookup_elem(&births, &thread))
+		bpf_map_delete_elem(&births, &thread);
+	keeper = bpf_map_lookup_elem(&keepers, &tgid);
+	if (!keeper || keeper->process != number_of(task->signal))
+		return;
+	/* kernel/exit.c, do_exit, counts down before the tracepoint. */
+	if (!task->signal->live.counter)
+		keeper_end(tgid);
 }
 
 #endif

@@ -97,26 +97,23 @@ struct {
 volatile __u32 task_filter[1 << TASK_FILTER_BITS];
 
 /*
- * Threads of keepers that are about to start the first task of a namespace:
- * thread id to index, until they have started it or exit. A child forked by such a
- * thread is born in the namespace.
+ * Threads of keepers that are about to start the first task of a namespace: address of
+ * the task to index, until they have started it or are gone. A child forked by such a thread
+ * is born in the namespace.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
-	__type(key, __u32);
+	__type(key, __u64);
 	__type(value, __u32);
 } births SEC(".maps");
 
-/*
- * Thread group ids of keepers, and how often each registered, from keeper_register to the
- * exit of the last thread: never modeled, also in a root namespace.
- */
+/* Keepers by thread group id, from keeper_register to the exit of the last thread. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct tsem_keeper);
 } keepers SEC(".maps");
 
 /*

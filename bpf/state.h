@@ -124,6 +124,13 @@ struct tsem_task {
 	__u64 create_instance;
 };
 
+/* Value of map `keepers`. */
+struct tsem_keeper {
+	__u64 process;		/* address of what its threads share (struct signal_struct) */
+	__u32 times;		/* it has registered, and not left */
+	__u32 pad;
+};
+
 /* What task_caller says of a thread. */
 struct tsem_caller {
 	__u64 address;		/* of the task, for task_enter */

@@ -65,6 +65,7 @@ const struct {
 	struct tsem_creation creation;
 	struct tsem_slot slot;
 	struct tsem_task_id task_id;
+	struct tsem_keeper keeper;
 	struct tsem_caller caller;
 	struct tsem_entry entry;
 	enum tsem_verdict verdict;

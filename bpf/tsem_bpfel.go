@@ -74,6 +74,13 @@ const (
 	tsemTsemHookTSEM_HOOK_MAX                tsemTsemHook = 88
 )
 
+type tsemTsemKeeper struct {
+	_       structs.HostLayout
+	Process uint64
+	Times   uint32
+	Pad     uint32
+}
+
 type tsemTsemKind uint32
 
 const (
@@ -243,6 +250,7 @@ const (
 	tsemMapSockets             = "sockets"
 	tsemMapTaskIds             = "task_ids"
 	tsemMapTasks               = "tasks"
+	tsemProgBirthAnnounce      = "birth_announce"
 	tsemProgBpfMap             = "bpf_map"
 	tsemProgBprmCommittedCreds = "bprm_committed_creds"
 	tsemProgCapable            = "capable"
@@ -359,6 +367,7 @@ type tsemSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tsemProgramSpecs struct {
+	BirthAnnounce      *ebpf.ProgramSpec `ebpf:"birth_announce"`
 	BpfMap             *ebpf.ProgramSpec `ebpf:"bpf_map"`
 	BprmCommittedCreds *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
 	Capable            *ebpf.ProgramSpec `ebpf:"capable"`
@@ -541,6 +550,7 @@ type tsemVariables struct {
 //
 // It can be passed to loadTsemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tsemPrograms struct {
+	BirthAnnounce      *ebpf.Program `ebpf:"birth_announce"`
 	BpfMap             *ebpf.Program `ebpf:"bpf_map"`
 	BprmCommittedCreds *ebpf.Program `ebpf:"bprm_committed_creds"`
 	Capable            *ebpf.Program `ebpf:"capable"`
@@ -600,6 +610,7 @@ type tsemPrograms struct {
 
 func (p *tsemPrograms) Close() error {
 	return _TsemClose(
+		p.BirthAnnounce,
 		p.BpfMap,
 		p.BprmCommittedCreds,
 		p.Capable,

@@ -110,7 +110,10 @@ static __always_inline __u32 wait_for_room(const struct tsem_task *t)
 	return w.buffer;
 }
 
-/* A wait for a verdict. */
+/*
+ * A wait for a verdict. It has loops of its own: one pair for both questions costs the verifier more
+ * than that, also on kernels where only one of them is ever asked.
+ */
 struct poll {
 	__u64 id;		/* of the namespace */
 	__u64 until;

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -116,11 +117,12 @@ func (e *Engine) leave() error {
 	}
 	defer lock.Close()
 	keepers := e.Map("keepers")
-	var times uint32
-	switch err = keepers.Lookup(e.keeper, &times); {
+	var self bpf.Keeper
+	switch err = keepers.Lookup(e.keeper, &self); {
 	case err != nil:
-	case times > 1:
-		err = keepers.Put(e.keeper, times-1)
+	case self.Times > 1:
+		self.Times--
+		err = keepers.Put(e.keeper, self)
 	default:
 		err = keepers.Delete(e.keeper)
 	}
@@ -213,8 +215,8 @@ func (e *Engine) namespaces(each func(index uint32, ns *bpf.Namespace)) {
 // isKept says whether the keeper of a namespace lives. That of one that was killed is 0, so
 // that a later process with the same id is not taken for it.
 func (e *Engine) isKept(ns *bpf.Namespace) bool {
-	var times uint32
-	return e.Map("keepers").Lookup(atomic.LoadUint32(&ns.Keeper), &times) == nil
+	var keeper bpf.Keeper
+	return e.Map("keepers").Lookup(atomic.LoadUint32(&ns.Keeper), &keeper) == nil
 }
 
 // holds says whether a namespace holds tasks back though its keeper is gone.
@@ -249,11 +251,25 @@ var (
 	ErrKept = errors.New("the namespace has a keeper")
 )
 
+// endWait is how long it may take until all threads of a keeper that was killed have ended.
+const endWait = 2 * time.Second
+
+// afterKeeper calls what needs a namespace without keeper until it has none, or endWait is over:
+// the keeper may have been killed just now.
+func afterKeeper(do func() error) (err error) {
+	for until := time.Now().Add(endWait); ; time.Sleep(10 * time.Millisecond) {
+		if err = do(); !errors.Is(err, ErrKept) || time.Now().After(until) {
+			return err
+		}
+	}
+}
+
 // EndNamespace ends a namespace that holds tasks back though its keeper is gone: they run on,
 // no longer modeled. The error is fs.ErrNotExist if there is no kernel half, ErrNoNamespace, or
 // ErrKept with the process id of the keeper.
 func EndNamespace(id uint64) error {
-	return Explain(endNamespace(&pins{bpffs, bpf.Version()}, id))
+	p := &pins{bpffs, bpf.Version()}
+	return Explain(afterKeeper(func() error { return endNamespace(p, id) }))
 }
 
 func endNamespace(p *pins, id uint64) error {
@@ -295,6 +311,14 @@ func endNamespace(p *pins, id uint64) error {
 // several processes that try, one does. The error is ErrNoNamespace, or ErrKept with the
 // process id of the keeper.
 func (e *Engine) TakeOver(id uint64) (index uint32, err error) {
+	err = afterKeeper(func() (err error) {
+		index, err = e.takeOver(id)
+		return err
+	})
+	return index, err
+}
+
+func (e *Engine) takeOver(id uint64) (index uint32, err error) {
 	// Nobody may end it meanwhile for want of a keeper.
 	lock, err := e.pins.lock()
 	if err != nil {

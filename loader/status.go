@@ -83,10 +83,11 @@ func (e *Engine) Status() (*Status, error) {
 		bytes, _ := info.Memlock()
 		s.Memory += bytes
 	}
-	var keeper, times uint32
+	var tgid uint32
+	var keeper bpf.Keeper
 	keepers := e.Map("keepers").Iterate()
-	for keepers.Next(&keeper, &times) {
-		s.Keepers = append(s.Keepers, keeper)
+	for keepers.Next(&tgid, &keeper) {
+		s.Keepers = append(s.Keepers, tgid)
 	}
 	slices.Sort(s.Keepers)
 	for _, ns := range e.States() {
@@ -235,6 +236,13 @@ func remove(p *pins, force bool) error {
 		return err
 	}
 	used, err := p.used()
+	if err == nil && used {
+		// A tsem-bpf that was killed is none that uses it.
+		err = p.withNamespaces((*Engine).reap)
+	}
+	if err == nil && used {
+		used, err = p.used()
+	}
 	switch {
 	case err != nil && !force:
 		return err
@@ -251,15 +259,24 @@ func remove(p *pins, force bool) error {
 // closeAll closes all namespaces, so that nobody waits for a verdict in a program that is
 // about to go.
 func (p *pins) closeAll() error {
+	return p.withNamespaces(func(e *Engine) error {
+		e.namespaces(func(_ uint32, ns *bpf.Namespace) { atomic.OrUint32(&ns.Flags, bpf.NamespaceClosed) })
+		return nil
+	})
+}
+
+// withNamespaces calls a function for the pinned kernel half, unless that is of another version,
+// whose keepers see to its namespaces. With the lock held.
+func (p *pins) withNamespaces(do func(*Engine) error) error {
 	e, err := p.open()
 	if errors.Is(err, ErrForeign) {
-		return nil // whose keepers see to that
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if e.memory, err = mapNamespaces(e.Map("namespaces")); err == nil {
-		e.namespaces(func(_ uint32, ns *bpf.Namespace) { atomic.OrUint32(&ns.Flags, bpf.NamespaceClosed) })
+		err = do(e)
 	}
 	return errors.Join(err, e.release())
 }

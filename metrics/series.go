@@ -125,7 +125,7 @@ var (
 	programSeconds = newFamily("tsem_program_run_seconds_total", counter,
 		"Time that these runs took, waits for a verdict included.", programLabel)
 	programSkipped = newFamily("tsem_program_skipped_total", counter,
-		"Runs that the kernel left out because the program was already running on that CPU: events that nobody saw. Only on kernels of tier export.", programLabel)
+		"Runs that the kernel left out because the program was already running on that CPU: events that nobody saw. Only on kernels of tier export; or of task_exit since 7.0, which raises no events, and nothing is lost.", programLabel)
 )
 
 // Each namespace, as the kernel half counts it.

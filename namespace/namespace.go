@@ -325,16 +325,11 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	births := n.engine.Map("births")
-	thread, err := n.engine.ThreadID()
-	if err != nil {
+	if err := n.engine.Announce(n.index); err != nil {
 		return err
 	}
-	if err := births.Put(thread, n.index); err != nil {
-		return fmt.Errorf("map births: %w", err)
-	}
-	err = cmd.Start()
-	return errors.Join(err, births.Delete(thread))
+	err := cmd.Start()
+	return errors.Join(err, n.engine.Announce(0))
 }
 
 // Enter puts a task into the namespace that sleeps in a request which this process has to answer

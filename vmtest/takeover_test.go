@@ -8,10 +8,10 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,15 +22,45 @@ import (
 )
 
 // The workload of TestTakeover opens what its agent trusts and what it does not, over and
-// over, in children: its shell stays trusted. One more shell is not; it tries for each line
-// of a FIFO that was opened before.
-const takeoverWorkload = `exec 3<"$1"
-(read x </etc/shadow; while read go <&3; do if read x </etc/hostname; then echo leak; else echo held; fi; done) 2>/dev/null &
+// over, in children: its shell stays trusted. One more process is not (knock).
+const takeoverWorkload = `TSEM_LABOR="knock 0 $2" "$1" &
 echo $$
 while :; do
 	cat /etc/shadow >/dev/null && echo leak
 	if cat /etc/hostname >/dev/null; then echo done; else echo refused; fi
 done 2>/dev/null`
+
+// knock loses its trust, and then opens a file that it is not to open a thousand times a
+// second, whenever what it last read from a FIFO is "go". It tells how each of them went.
+func knock(fifo string) {
+	runtime.LockOSThread() // it is a thread that is not trusted
+	orders, err := os.Open(fifo)
+	must(err)
+	try := func(path string) {
+		fd, err := unix.Open(path, unix.O_RDONLY, 0)
+		switch err {
+		case unix.EPERM:
+			fmt.Println("held")
+		case nil:
+			fmt.Println("leak")
+			must(unix.Close(fd))
+		default:
+			must(err)
+		}
+	}
+	try("/etc/shadow")
+	var knocking atomic.Bool
+	go func() {
+		for lines := bufio.NewScanner(orders); lines.Scan(); {
+			knocking.Store(lines.Text() == "go")
+		}
+	}()
+	for range time.Tick(time.Millisecond) {
+		if knocking.Load() {
+			try("/etc/hostname")
+		}
+	}
+}
 
 // A keeping is a tsem-bpf that keeps a namespace, or tries to.
 type keeping struct {
@@ -74,23 +104,25 @@ func (k *keeping) status(t *testing.T) int {
 }
 
 // TestTakeover: when the tsem-bpf of an enforcing namespace is killed another one takes it
-// over, and only one: what was trusted happens again, what was not does not happen before, between or
-// afterwards; no number is written twice, and the account balances.
+// over, and only one: what was trusted happens again; what was not does not happen before, between or
+// afterwards, though it is tried a thousand times a second; no number is written twice, and the
+// account balances.
 func TestTakeover(t *testing.T) {
 	needExternal(t)
 	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
+	check(t, unix.Mkfifo(fifo, 0o600))
+	orders, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	check(t, err)
+	defer orders.Close()
+	order := func(order string) {
+		t.Helper()
+		_, err := fmt.Fprintln(orders, order)
+		check(t, err)
 	}
-	tries, err := os.OpenFile(fifo, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tries.Close()
 	says(t, 125, "no such namespace: 4711", "run", "--takeover", "4711", "-o", "/dev/null")
 
 	// With another digest than the default one, which the successors have to find out.
-	first := keep(t, "--external", "--enforce", "--digest", "sha512", "--", "sh", "-c", takeoverWorkload, "sh", fifo)
+	first := keep(t, "--external", "--enforce", "--digest", "sha512", "--", "sh", "-c", takeoverWorkload, "sh", work+"/actor", fifo)
 	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdout, stdin, err := os.Pipe()
 	if err != nil {
@@ -109,22 +141,17 @@ func TestTakeover(t *testing.T) {
 	}
 	var done, refused, held, leaked atomic.Uint64
 	go count(lines, map[string]*atomic.Uint64{"done": &done, "refused": &refused, "held": &held, "leak": &leaked})
-	grows := func(what string, n *atomic.Uint64) {
+	growsBy := func(what string, n *atomic.Uint64, by uint64) {
 		t.Helper()
 		before := n.Load()
-		waitFor(t, what, 2*time.Minute, func() bool { return n.Load() > before+3 })
+		waitFor(t, what, 2*time.Minute, func() bool { return n.Load() >= before+by })
 	}
-	// The shell that is not trusted tries once more.
-	distrusted := func() {
+	grows := func(what string, n *atomic.Uint64) {
 		t.Helper()
-		before := held.Load()
-		if _, err := io.WriteString(tries, "go\n"); err != nil {
-			t.Fatal(err)
-		}
-		waitFor(t, "what is not trusted", 2*time.Minute, func() bool { return held.Load() > before })
+		growsBy(what, n, 4)
 	}
 	grows("trusted opens", &done)
-	distrusted()
+	waitFor(t, "distrust", 2*time.Minute, func() bool { return held.Load() > 0 })
 	id := waitForEvent(t, first.records, "sh", shell, "event.context")
 	taskID := waitForEvent(t, first.records, "sh", shell, "event.task_id")
 	if len(taskID) != 128 {
@@ -133,15 +160,18 @@ func TestTakeover(t *testing.T) {
 	says(t, 125, fmt.Sprintf("namespace %s: the namespace has a keeper: process %d", id, first.Process.Pid), "run", "--takeover", id, "-o", "/dev/null")
 
 	now, all := first, []*keeping{first}
-	for range 4 {
-		if err := now.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
+	for range rounds(t, 4) {
+		order("go")
+		growsBy("refused opens", &held, 100)
+		check(t, now.Process.Kill())
 		grows("opens without a keeper", &refused)
-		distrusted()
+		growsBy("refused opens without a keeper", &held, 1000)
 		one, other := keep(t, "--takeover", id), keep(t, "--takeover", id)
 		one.begin(t)
 		other.begin(t)
+		waitFor(t, "records of a successor", 2*time.Minute, func() bool { return hasRecords(one) || hasRecords(other) })
+		growsBy("refused opens", &held, 100)
+		order("wait") // there is a record of each
 		select {
 		case <-one.ended:
 			one, other = other, one
@@ -153,7 +183,6 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("status %d: %s; want %s", other.status(t), other.stderr.String(), want)
 		}
 		grows("trusted opens", &done)
-		distrusted()
 		now, all = one, append(all, one)
 		if got := waitForEvent(t, now.records, "cat", 0, "event.p_task_id"); got != taskID {
 			t.Errorf("the TASK_ID of the shell is %s, it was %s", got, taskID)
@@ -198,6 +227,12 @@ func TestTakeover(t *testing.T) {
 			}
 		}
 	}
+}
+
+// hasRecords says whether a keeping has written any.
+func hasRecords(k *keeping) bool {
+	info, err := os.Stat(k.records)
+	return err == nil && info.Size() > 0
 }
 
 // count counts lines, by what stands there, until there are no more.

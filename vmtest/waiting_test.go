@@ -31,16 +31,23 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
-// repeat runs what can be done over and over: TSEM_ROUNDS times (make soak), or the few
-// times that it is worth on every run. It ends with the first round that fails.
+// rounds is how often something is done that can be done over and over: TSEM_ROUNDS times
+// (make soak), or the few times that it is worth on every run.
+func rounds(t *testing.T, few int) int {
+	t.Helper()
+	text := os.Getenv("TSEM_ROUNDS")
+	if text == "" {
+		return few
+	}
+	times, err := strconv.Atoi(text)
+	check(t, err)
+	return times
+}
+
+// repeat runs a round so often. It ends with the first one that fails.
 func repeat(t *testing.T, few int, round func(*testing.T)) {
 	t.Helper()
-	times := few
-	if text := os.Getenv("TSEM_ROUNDS"); text != "" {
-		var err error
-		times, err = strconv.Atoi(text)
-		check(t, err)
-	}
+	times := rounds(t, few)
 	if times == 1 {
 		round(t)
 		return
@@ -64,6 +71,9 @@ func laborer(labor string) {
 		return
 	case "crowd":
 		crowd()
+		return
+	case "knock":
+		knock(words[2])
 		return
 	case "obey":
 		obey(words[2])

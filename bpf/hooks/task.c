@@ -31,8 +31,8 @@ SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
 {
 	struct tsem_task *parent = current_task();
-	__u32 tid = bpf_get_current_task_btf()->pid;
-	__u32 *index = bpf_map_lookup_elem(&births, &tid);
+	__u64 thread = bpf_get_current_task();
+	__u32 *index = bpf_map_lookup_elem(&births, &thread);
 	__u64 address = number_of(task);
 	__u32 joined = 0;
 
@@ -67,9 +67,10 @@ int BPF_PROG(task_free, struct task_struct *task)
 {
 	__u64 address = number_of(task);
 
-	/* A fork that failed after task_alloc has no exit. */
+	/* A fork that failed after task_alloc has no exit, nor has a task whose exit was skipped. */
 	task_leave(address);
 	task_forget(address);
+	keeper_exit(task);
 	return 0;
 }
 

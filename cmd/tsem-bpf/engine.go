@@ -127,20 +127,27 @@ func (c *engineRemove) Run(*streams) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return &exitError{exitUnusable, errors.New("no kernel half is installed")}
 	case errors.Is(err, loader.ErrInUse):
-		return &exitError{exitUnusable, fmt.Errorf("%w by %s; end them first, or give --force", err, keepers())}
+		return &exitError{exitUnusable, fmt.Errorf("%w by %s; end them first, or give --force", err, users())}
 	}
 	return err
 }
 
-// keepers says who uses the kernel half.
-func keepers() string {
+// users says who uses the kernel half.
+func users() string {
 	e, err := loader.Peek()
 	if err != nil {
 		return "a tsem-bpf of another version"
 	}
 	s, err := e.Status()
-	if err != nil || len(s.Keepers) == 0 {
+	switch {
+	case err != nil:
 		return "somebody"
+	case len(s.Keepers) > 0:
+		return "the processes " + strings.Trim(fmt.Sprint(s.Keepers), "[]")
 	}
-	return "the processes " + strings.Trim(fmt.Sprint(s.Keepers), "[]")
+	var held []uint64
+	for _, ns := range s.Namespaces {
+		held = append(held, ns.ID)
+	}
+	return "the namespaces " + strings.Trim(fmt.Sprint(held), "[]") + ", which hold tasks back though nobody keeps them (tsem-bpf ns end)"
 }

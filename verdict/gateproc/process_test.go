@@ -42,7 +42,7 @@ func fakeHelper(what string) {
 		_, _ = os.NewFile(fdLife, "life").Read(make([]byte, 1))
 	case "stubborn":
 		_, _ = said.Read(make([]byte, 1)) // which is an error
-		select {}
+		time.Sleep(time.Hour)             // it is killed; a select without cases Go may call a deadlock
 	case "arguments":
 		fmt.Fprint(said, strings.Join(os.Args, " "))
 		status = helperFailed

@@ -23,6 +23,7 @@ func TestChosenEvents(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	needCreators(t)
 	hooks, err := event.ParseHooks("file_open,task_kill")
 	if err != nil {
 		t.Fatal(err)

@@ -85,6 +85,7 @@ const (
 	NamespaceExternal      = uint32(tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL)
 	NamespaceEnforcing     = uint32(tsemTsemNamespaceFlagsTSEM_NS_ENFORCING)
 	NamespaceOrphaned      = uint32(tsemTsemNamespaceFlagsTSEM_NS_ORPHANED)
+	NamespaceSealed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_SEALED)
 	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
 )
 

@@ -27,6 +27,7 @@ enum tsem_namespace_flags {
 	TSEM_NS_EXTERNAL = 8,		/* its tasks wait for verdicts where they can sleep */
 	TSEM_NS_ENFORCING = 16,		/* what nobody can judge does not happen, where DENY is the action */
 	TSEM_NS_ORPHANED = 32,		/* enforcing, and its keeper is gone: nobody can judge any more */
+	TSEM_NS_SEALED = 64,		/* `deny` does not change any more; nothing to the kernel half */
 };
 
 enum tsem_verdict {
@@ -62,8 +63,9 @@ struct tsem_share {
 
 /*
  * Value of map `namespaces`. The daemon writes the first part once, before any
- * task is in the namespace; the keeper, TSEM_NS_CLOSED and TSEM_NS_ORPHANED change later, by the
- * daemon or by the kernel half, which counts in the second part. When nothing is under way:
+ * task is in the namespace. Later the keeper, TSEM_NS_CLOSED and TSEM_NS_ORPHANED change, by the
+ * daemon or by the kernel half, and, by any process of root until TSEM_NS_SEALED is there, `deny` and
+ * TSEM_NS_ENFORCING. The kernel half counts in the second part. When nothing is under way:
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {

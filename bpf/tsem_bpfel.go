@@ -143,6 +143,7 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_EXTERNAL      tsemTsemNamespaceFlags = 8
 	tsemTsemNamespaceFlagsTSEM_NS_ENFORCING     tsemTsemNamespaceFlags = 16
 	tsemTsemNamespaceFlagsTSEM_NS_ORPHANED      tsemTsemNamespaceFlags = 32
+	tsemTsemNamespaceFlagsTSEM_NS_SEALED        tsemTsemNamespaceFlags = 64
 )
 
 type tsemTsemRecord struct {

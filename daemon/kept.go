@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -41,7 +39,6 @@ type kept struct {
 	orchestrator uint32           // process id
 	pairing      *control.Pairing // nil: nobody waits
 	waits        *tma.Waits
-	sealed       bool // Plane.mu guards it
 
 	ended   <-chan struct{} // the orchestrator has ended
 	process io.Closer       // by which that is known
@@ -116,24 +113,6 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 	}
 	p.living.Go(k.live)
 	return k, nil
-}
-
-// enforce makes DENY the action of all events. With Plane.mu held.
-func (k *kept) enforce() error {
-	if k.sealed {
-		return refuse(unix.EPERM, "enforce: namespace %d is sealed", k.id)
-	}
-	k.namespace.Enforce()
-	return nil
-}
-
-// seal ends the changes. With Plane.mu held.
-func (k *kept) seal() error {
-	if k.sealed {
-		return refuse(unix.EPERM, "seal: namespace %d is sealed", k.id)
-	}
-	k.sealed = true
-	return nil
 }
 
 // Write takes whole lines of records from Export. While nobody reads and the queue is full, it

@@ -25,7 +25,9 @@ type Namespace interface {
 	Export(ctx context.Context, dialect event.Dialect, w io.Writer) error
 	Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error)
 	DecideAsync(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error)
-	Enforce()
+	Enforce() error
+	Seal() error
+	Sealed() bool
 	Tasks() uint64
 	Totals() namespace.Totals
 	Shut()

@@ -109,7 +109,7 @@ func (p *Plane) ID(tid uint32) (uint64, error) {
 	switch {
 	case k == nil:
 		return 0, unix.ENOENT
-	case k.sealed && c.Namespace != 0:
+	case c.Namespace != 0 && k.namespace.Sealed():
 		return 0, unix.EACCES
 	}
 	return k.id, nil
@@ -156,9 +156,9 @@ func (p *Plane) Command(tid uint32, command control.Command) error {
 	case control.Release:
 		return p.release(c, command)
 	case control.Enforce:
-		return p.change(c, "enforce", (*kept).enforce)
+		return p.change(c, "enforce", Namespace.Enforce)
 	case control.Seal:
-		return p.change(c, "seal", (*kept).seal)
+		return p.change(c, "seal", Namespace.Seal)
 	}
 	return refuse(unix.EINVAL, "%T is about an internal model, and no namespace has one", command)
 }
@@ -179,14 +179,17 @@ func (p *Plane) of(c loader.Caller) *kept {
 }
 
 // change changes the namespace that a command is about (4.6).
-func (p *Plane) change(c loader.Caller, name string, change func(*kept) error) error {
+func (p *Plane) change(c loader.Caller, name string, change func(Namespace) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := p.of(c)
 	if k == nil {
 		return refuse(unix.EINVAL, "%s by process %d, which is in no namespace of the control plane and orchestrates none", name, c.Tgid)
 	}
-	return change(k)
+	if err := change(k.namespace); err != nil {
+		return refuse(unix.EPERM, "%s: %w", name, err)
+	}
+	return nil
 }
 
 // create makes a namespace and puts a thread into it (4.3).

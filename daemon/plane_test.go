@@ -60,6 +60,7 @@ type space struct {
 	shut     chan struct{}
 	stop     func()
 	enforced atomic.Bool
+	sealed   atomic.Bool
 	closed   atomic.Bool
 
 	mu      sync.Mutex
@@ -191,7 +192,22 @@ func (s *space) DecideAsync(slot uint32, ticket, _ uint64, v verdict.Verdict) (v
 	return outcome, false, err
 }
 
-func (s *space) Enforce() { s.enforced.Store(true) }
+func (s *space) Enforce() error {
+	if s.sealed.Load() {
+		return namespace.ErrSealed
+	}
+	s.enforced.Store(true)
+	return nil
+}
+
+func (s *space) Seal() error {
+	if s.sealed.Swap(true) {
+		return namespace.ErrSealed
+	}
+	return nil
+}
+
+func (s *space) Sealed() bool { return s.sealed.Load() }
 
 func (s *space) Tasks() uint64 {
 	s.mu.Lock()

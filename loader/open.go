@@ -292,18 +292,53 @@ func endNamespace(p *pins, id uint64) error {
 	}
 	e.users = users
 	if e.memory, err = mapNamespaces(e.Map("namespaces")); err == nil {
-		err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
+		err = e.endUnkept(id)
 	}
-	e.namespaces(func(index uint32, ns *bpf.Namespace) { // none, if they could not be mapped
-		switch {
-		case ns.Id != id:
-		case e.isKept(ns):
-			err = fmt.Errorf("%w: process %d", ErrKept, ns.Keeper)
-		default:
-			err = e.end(index)
+	return errors.Join(err, e.removeIfLast())
+}
+
+// endUnkept ends the namespace with an id, unless somebody keeps it. With the lock held.
+func (e *Engine) endUnkept(id uint64) error {
+	index, ns, err := e.find(id)
+	if err != nil {
+		return err
+	}
+	if e.isKept(ns) {
+		return fmt.Errorf("%w: process %d", ErrKept, ns.Keeper)
+	}
+	return e.end(index)
+}
+
+// find returns the namespace with an id. The error is ErrNoNamespace.
+func (e *Engine) find(id uint64) (index uint32, ns *bpf.Namespace, err error) {
+	err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
+	e.namespaces(func(i uint32, found *bpf.Namespace) {
+		if found.Id == id && id != Unnamed {
+			index, ns, err = i, found, nil
 		}
 	})
-	return errors.Join(err, e.removeIfLast())
+	return index, ns, err
+}
+
+// ChangeNamespace lets a function change the state of a namespace of this host, whoever keeps it; it
+// has to use atomic operations. The error is fs.ErrNotExist if there is no kernel half,
+// ErrNoNamespace, or that of the function.
+func ChangeNamespace(id uint64, change func(*bpf.Namespace) error) error {
+	e, err := Peek()
+	if err != nil {
+		return err
+	}
+	// No other namespace can take its place meanwhile.
+	lock, err := e.pins.lock()
+	if err != nil {
+		return errors.Join(err, e.Close())
+	}
+	defer lock.Close()
+	_, ns, err := e.find(id)
+	if err == nil {
+		err = change(ns)
+	}
+	return errors.Join(err, e.Close())
 }
 
 // TakeOver makes this process the keeper of a namespace that holds tasks back though its keeper
@@ -325,21 +360,18 @@ func (e *Engine) takeOver(id uint64) (index uint32, err error) {
 		return 0, err
 	}
 	defer lock.Close()
-	err = fmt.Errorf("%w: %d", ErrNoNamespace, id)
-	e.namespaces(func(i uint32, ns *bpf.Namespace) {
-		switch {
-		case ns.Id != id:
-		case atomic.CompareAndSwapUint32(&ns.Keeper, 0, e.keeper):
-			index, err = i, nil
-		default:
-			err = fmt.Errorf("namespace %d: %w: process %d", id, ErrKept, atomic.LoadUint32(&ns.Keeper))
-		}
-	})
-	if err == nil && !holds(e.Namespace(index)) {
-		atomic.StoreUint32(&e.Namespace(index).Keeper, 0)
+	index, ns, err := e.find(id)
+	if err != nil {
+		return 0, err
+	}
+	if !atomic.CompareAndSwapUint32(&ns.Keeper, 0, e.keeper) {
+		return 0, fmt.Errorf("namespace %d: %w: process %d", id, ErrKept, atomic.LoadUint32(&ns.Keeper))
+	}
+	if !holds(ns) {
+		atomic.StoreUint32(&ns.Keeper, 0)
 		return 0, fmt.Errorf("%w: %d", ErrNoNamespace, id)
 	}
-	return index, err
+	return index, nil
 }
 
 // Abandon undoes TakeOver: what would have to be judged does not happen in the namespace.

@@ -42,6 +42,7 @@ type NamespaceStatus struct {
 	External  bool   `json:"external"`
 	Enforcing bool   `json:"enforcing"` // what nobody can judge does not happen
 	Orphaned  bool   `json:"orphaned"`  // enforcing, its keeper is gone
+	Sealed    bool   `json:"sealed"`    // what is refused does not change any more
 	Closed    bool   `json:"closed"`
 	Tasks     uint64 `json:"tasks"`
 	Raised    uint64 `json:"raised"`
@@ -142,7 +143,7 @@ func StatusOf(ns *bpf.Namespace) NamespaceStatus {
 	s := NamespaceStatus{
 		ID: ns.Id, Keeper: ns.Keeper,
 		External: ns.Flags&bpf.NamespaceExternal != 0, Enforcing: ns.Flags&bpf.NamespaceEnforcing != 0,
-		Orphaned: ns.Flags&bpf.NamespaceOrphaned != 0, Closed: ns.Flags&bpf.NamespaceClosed != 0,
+		Orphaned: ns.Flags&bpf.NamespaceOrphaned != 0, Sealed: ns.Flags&bpf.NamespaceSealed != 0, Closed: ns.Flags&bpf.NamespaceClosed != 0,
 		Tasks: ns.Tasks, Raised: ns.Raised, Delivered: ns.Delivered,
 	}
 	for _, count := range ns.Refused {

@@ -139,7 +139,16 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 
 // Series returns the values of all series of the engine, by name and labels as Prometheus writes
 // them: tsem_tasks{engine="0123456789abcdef",namespace="3"}.
-func (s *Snapshot) Series() (map[string]float64, error) {
+func (s *Snapshot) Series() (map[string]float64, error) { return s.series(nil) }
+
+// SeriesOf returns those of a namespace, without the labels that all of them have:
+// tsem_events_refused_total{reason="describe"}, tsem_tasks.
+func (s *Snapshot) SeriesOf(namespace uint64) (map[string]float64, error) {
+	return s.series(map[string]string{"engine": s.Status.ID, "namespace": id(namespace)})
+}
+
+// series returns the values of the series that have certain labels, without these.
+func (s *Snapshot) series(common map[string]string) (map[string]float64, error) {
 	registry := prometheus.NewRegistry()
 	if err := registry.Register(NewEngineCollector(func() (*Snapshot, error) { return s, nil })); err != nil {
 		return nil, err
@@ -153,9 +162,17 @@ func (s *Snapshot) Series() (map[string]float64, error) {
 		for _, m := range f.GetMetric() {
 			var labels []string
 			for _, l := range m.GetLabel() {
-				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+				if value, ok := common[l.GetName()]; !ok || value != l.GetValue() {
+					labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+				}
 			}
-			all[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one is nil
+			name := f.GetName()
+			if len(labels) > 0 {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			if len(labels)+len(common) == len(m.GetLabel()) {
+				all[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one is nil
+			}
 		}
 	}
 	return all, nil

@@ -188,6 +188,33 @@ func TestSeries(t *testing.T) {
 	}
 }
 
+// TestSeriesOf: the series of a namespace are all that have its label, without it.
+func TestSeriesOf(t *testing.T) {
+	all, err := snapshot().Series()
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := snapshot().SeriesOf(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	for name := range all {
+		if strings.Contains(name, `namespace="3"`) {
+			n++
+		}
+	}
+	if got, there := of["tsem_tasks"]; !there || got != 2 || len(of) != n {
+		t.Errorf("%d series, not %d; tsem_tasks is %v", len(of), n, got)
+	}
+	if _, there := of[`tsem_events_refused_total{reason="no_buffer"}`]; !there {
+		t.Errorf("no series of a reason: %v", of)
+	}
+	if none, err := snapshot().SeriesOf(4711); err != nil || len(none) != 0 {
+		t.Errorf("%v, %v", none, err)
+	}
+}
+
 // TestUnreadable: what cannot be read makes the scrape fail; nothing is shown as 0.
 func TestUnreadable(t *testing.T) {
 	cause := errors.New("no")

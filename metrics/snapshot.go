@@ -117,6 +117,12 @@ func (s *Snapshot) Waiting() (tasks uint64, longest time.Duration) {
 	return tasks, longest
 }
 
+// WaitingIn is Waiting for one namespace.
+func (s *Snapshot) WaitingIn(namespace uint64) (tasks uint64, longest time.Duration) {
+	w := s.waiting()[namespace]
+	return w.tasks, w.longest
+}
+
 // waits are the waits of a namespace.
 type waits struct {
 	tasks   uint64

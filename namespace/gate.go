@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 	"github.com/tsem-bpf/tsem-bpf/verdict/gateproc"
@@ -48,35 +47,6 @@ func CheckDeadline(deadline time.Duration) error {
 		return fmt.Errorf("more than 0, at most %v", MaxDeadline)
 	}
 	return nil
-}
-
-// passing returns the verdicts with which an event happens though its action is DENY, as the
-// kernel half has them: a bit for each.
-func (c *Config) passing() uint64 {
-	if c.FailOpen {
-		return uint64(1)<<bpf.VerdictMax - 1&^(1<<verdict.Untrusted)
-	}
-	return 1<<verdict.Trusted | 1<<verdict.Unwaited
-}
-
-// deny returns the event types whose action is DENY, as the kernel half has them.
-func (c *Config) deny() [2]uint64 {
-	if c.Enforce {
-		return bitsOf(event.Hooks())
-	}
-	return bitsOf(c.Deny)
-}
-
-// Enforce makes DENY the action of all event types, for ever, as Config.Enforce does.
-func (n *Namespace) Enforce() {
-	n.life.RLock()
-	defer n.life.RUnlock()
-	for i, bits := range bitsOf(event.Hooks()) {
-		atomic.StoreUint64(&n.state.Deny[i], bits)
-	}
-	if n.config.Judge != nil && !n.config.FailOpen {
-		atomic.OrUint32(&n.state.Flags, bpf.NamespaceEnforcing)
-	}
 }
 
 // doorkeeper is what a namespace has whose tasks wait for verdicts: the gate where they

@@ -277,38 +277,6 @@ func (n *Namespace) inner(name string, entries uint32) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// flags returns those that the namespace has in the kernel half while it lives.
-func (c *Config) flags() (flags uint32) {
-	if c.NSRefCurrent {
-		flags |= bpf.NamespaceNSRefCurrent
-	}
-	if c.Digest == crypto.SHA256 {
-		flags |= bpf.NamespaceDigestsSHA256
-	}
-	if c.Judge != nil {
-		flags |= bpf.NamespaceExternal
-		if c.deny() != [2]uint64{} && !c.FailOpen {
-			flags |= bpf.NamespaceEnforcing
-		}
-	}
-	return flags
-}
-
-// events returns the event types that are raised, as the kernel half has them.
-func (c *Config) events() [2]uint64 {
-	if c.Events == nil {
-		return bitsOf(event.Hooks())
-	}
-	return bitsOf(c.Events)
-}
-
-func bitsOf(hooks []event.Hook) (bits [2]uint64) {
-	for _, hook := range hooks {
-		bits[hook/64] |= 1 << (hook % 64)
-	}
-	return bits
-}
-
 // ID returns the id of the namespace, the "context" of its records.
 func (n *Namespace) ID() uint64 { return n.id }
 

@@ -9,10 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tsem-bpf/tsem-bpf/bpf"
-	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
-	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // What cannot be is refused before anything is made; the zero value is the default, and
@@ -38,28 +35,6 @@ func TestConfig(t *testing.T) {
 	}
 	if CheckCache(0) == nil || CheckWait(0) == nil {
 		t.Error("0 is taken for a size, or a time")
-	}
-}
-
-// TestEnforce: DENY becomes the action of all, and the namespace one that stays closed when its
-// keeper is killed, if it has an agent and does not fail open.
-func TestEnforce(t *testing.T) {
-	judge := func(*event.Record) verdict.Verdict { return verdict.Trusted }
-	for _, test := range []struct {
-		config Config
-		flags  uint32
-	}{
-		{Config{}, 0},
-		{Config{Judge: judge}, bpf.NamespaceEnforcing},
-		{Config{Judge: judge, FailOpen: true}, 0},
-	} {
-		n, _ := newNamespace(t, nil)
-		n.config = test.config
-		n.Enforce()
-		all := Config{Enforce: true}
-		if n.state.Deny != all.deny() || n.state.Flags != test.flags {
-			t.Errorf("%+v: actions %x, flags %#x", test.config, n.state.Deny, n.state.Flags)
-		}
 	}
 }
 

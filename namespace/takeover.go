@@ -3,7 +3,6 @@
 package namespace
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -34,23 +33,16 @@ func TakeOver(engine *loader.Engine, id uint64, judge Judge, deadline time.Durat
 	if err != nil {
 		return nil, err
 	}
-	n := bareNamespace(engine, Config{Judge: judge, Deadline: deadline, Digest: hashOf(engine.Namespace(index))})
-	n.id, n.index, n.state, n.inherited = id, index, engine.Namespace(index), true
+	state := engine.Namespace(index)
+	config := ConfigOf(state)
+	config.Judge, config.Deadline = judge, deadline
+	n := bareNamespace(engine, config)
+	n.id, n.index, n.state, n.inherited = id, index, state, true
 	n.release = n.leaveBehind
 	if err := n.inherit(); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over: %w", err), n.Close())
 	}
 	return n, nil
-}
-
-// hashOf returns the digest function of a namespace in the kernel half.
-func hashOf(state *bpf.Namespace) crypto.Hash {
-	for _, hash := range []crypto.Hash{crypto.SHA384, crypto.SHA512} {
-		if int(state.Digest) == hash.Size() {
-			return hash
-		}
-	}
-	return crypto.SHA256
 }
 
 // inherit opens what the earlier keeper has left, and a new gate.

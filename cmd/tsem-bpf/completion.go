@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 type completionCommand struct {
@@ -149,8 +150,24 @@ func candidates(node *kong.Node, valueOf *kong.Flag, last string) (words []strin
 	}
 	for _, value := range node.Positional {
 		words = append(words, value.EnumSlice()...)
+		if value.Tag.Get("list") == "namespaces" {
+			words = append(words, namespaces()...)
+		}
 	}
 	return words
+}
+
+// namespaces returns the ids of the namespaces of this host, if who asks may know.
+func namespaces() (ids []string) {
+	engine, err := loader.Peek()
+	if err != nil {
+		return nil
+	}
+	defer engine.Close()
+	for _, ns := range engine.States() {
+		ids = append(ids, strconv.FormatUint(ns.Id, 10))
+	}
+	return ids
 }
 
 // listed returns what a list of event types can become by one more.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -81,11 +80,7 @@ func printEngine(w io.Writer, s *loader.Status) error {
 	}
 	fmt.Fprintln(t, "\nNAMESPACE\tKEEPER\tKIND\tTASKS\tRAISED\tDELIVERED\tREFUSED")
 	for _, n := range s.Namespaces {
-		keeper := "-"
-		if n.Keeper != 0 {
-			keeper = strconv.FormatUint(uint64(n.Keeper), 10)
-		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%d\n", n.ID, keeper, n.Kind(), n.Tasks, n.Raised, n.Delivered, n.Refused)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%d\n", n.ID, keeperOf(&n), n.Kind(), n.Tasks, n.Raised, n.Delivered, n.Refused)
 	}
 	return t.Flush()
 }

@@ -71,7 +71,7 @@ func (f *externalFlags) check(dialect string) error {
 	if _, err := f.denied(); err != nil {
 		return err
 	}
-	if f.OnFailure == "closed" && !f.refuses() {
+	if f.OnFailure == "closed" && !f.Enforce && f.Deny == "" {
 		return errors.New("--on-failure=closed needs --enforce or --deny: without them nothing is refused")
 	}
 	return nil
@@ -87,9 +87,6 @@ func checkDeadline(deadline *time.Duration) error {
 	}
 	return nil
 }
-
-// refuses says whether anything can be refused.
-func (f *externalFlags) refuses() bool { return f.Enforce || f.Deny != "" || f.Takeover != 0 }
 
 // denied returns the event types of --deny.
 func (f *externalFlags) denied() ([]event.Hook, error) { return hooksOf("deny", f.Deny) }
@@ -154,7 +151,7 @@ func (s *session) agentFailed() {
 	}
 	s.agentTold = true
 	means := "happens without a verdict"
-	if s.external.refuses() && s.external.OnFailure != "open" {
+	if config := s.namespace.Config(); config.Denies() && !config.FailOpen {
 		means = "is refused"
 	}
 	fmt.Fprintf(s.streams.err, "tsem-bpf: %v; every event that would wait for it %s\n", s.agent.Err(), means)

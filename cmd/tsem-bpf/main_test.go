@@ -81,6 +81,8 @@ func TestWords(t *testing.T) {
 		{"run --metrics=systemd true", exitFailed, "--metrics=systemd: systemd has handed over 0 sockets"},
 		{"top --interval=99ms", exitUsage, "--interval=99ms: at least 100ms"},
 		{"completion tcsh", exitUsage, "tcsh"},
+		{"ns show", exitUsage, "<namespace>"},
+		{"ns enforce all", exitUsage, "all"},
 		{"export --root --duration=0s", exitUsage, "--duration=0s: more than 0"},
 		{"export --root --duration=-1s", exitUsage, "--duration=-1s: more than 0"},
 	} {

@@ -172,7 +172,7 @@ func (s *session) attend() error {
 // giveUp ends the modeling before CMD has ended, unless CMD could then do what nobody has
 // trusted.
 func (s *session) giveUp() {
-	if !s.external.refuses() {
+	if config := s.namespace.Config(); !config.Denies() {
 		s.namespace.Shut()
 	}
 }

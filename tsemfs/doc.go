@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package tsemfs is TSEM's control plane as a FUSE file system: the files that orchestrators
-// written for TSEM find below /sys/kernel/security/tsem. What the files stand for is a Plane.
+// written for TSEM find below /sys/kernel/security/tsem (AttachBuiltIn). What the files stand for is a Plane.
 //
 //	control            0200  a write is a command             Plane.Command
 //	id                 0400  the namespace of who opens it    Plane.ID

@@ -6,12 +6,16 @@ package vmtest
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
 )
 
 // TestOrchestrators: the orchestrators of examples/ let a workload do again what it did when they
@@ -55,5 +59,41 @@ func TestOrchestrators(t *testing.T) {
 			check(t, os.WriteFile(list, other, 0o600))
 			orchestrate("enforce", "cat /etc/hostname; echo $?; head -n1 /etc/hostname", "126\n"+string(hostname), 0)
 		})
+	}
+}
+
+// TestOrchestrate: an orchestrator that has the path of TSEM built in finds the control plane there,
+// beside what is in securityfs, and nobody else does.
+func TestOrchestrate(t *testing.T) {
+	says(t, 125, "no control plane can be used at /run/tsem: ", "orchestrate", "true")
+	startDaemon(t, "/run/tsem")
+	outside, err := exec.Command("ls", "/sys/kernel/security").Output()
+	check(t, err)
+	want := append(strings.Fields(string(outside)), "tsem")
+	slices.Sort(want)
+	for _, words := range [][]string{
+		{"tsem-bpf", "orchestrate", "--", "ls", "/sys/kernel/security"},
+		{"unshare", "--mount", "sh", "-c", "umount /sys/kernel/security && exec tsem-bpf orchestrate -- ls /sys/kernel/security"},
+		{"tsem-bpf", "orchestrate", "--", "tsem-bpf", "orchestrate", "--", "ls", "/sys/kernel/security"},
+	} {
+		inside, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+		if got := strings.Fields(string(inside)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v: %v: %q, want %q", words, err, got, want)
+		}
+	}
+	says(t, 0, "bpf", "orchestrate", "cat", "/sys/kernel/security/lsm")
+	says(t, 7, "", "orchestrate", "--", "sh", "-c", "exit 7")
+	if _, err := os.Stat(tsemfs.BuiltIn); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s outside: %v", tsemfs.BuiltIn, err)
+	}
+
+	needExternal(t)
+	text, err := os.ReadFile("../examples/orchestrator.py")
+	check(t, err)
+	script, list := filepath.Join(t.TempDir(), "orchestrator"), filepath.Join(t.TempDir(), "programs")
+	check(t, os.WriteFile(script, bytes.ReplaceAll(text, []byte("/run/tsem"), []byte(tsemfs.BuiltIn)), 0o755))
+	says(t, 7, "", "orchestrate", "--", script, "learn", list, "--", "sh", "-c", "cat /etc/hostname; exit 7")
+	if learned, err := os.ReadFile(list); err != nil || !bytes.Contains(learned, []byte(`/cat"`)) {
+		t.Errorf("%v: %s", err, learned)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"tsem-bpf":                                   "",
-		"tsem-bpf ":                                  "check run export daemon pending release status top engine ns completion",
+		"tsem-bpf ":                                  "check run export daemon orchestrate pending release status top engine ns completion",
 		"tsem-bpf  e":                                "export engine",
 		"tsem-bpf --v":                               "--version",
 		"tsem-bpf wrong ":                            "",

@@ -30,7 +30,9 @@ type commands struct {
 	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
 	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
-	Daemon daemonCommand `cmd:"" help:"Serve the control plane of TSEM, for orchestrators."`
+
+	Daemon      daemonCommand      `cmd:"" help:"Serve the control plane of TSEM, for orchestrators."`
+	Orchestrate orchestrateCommand `cmd:"" help:"Run an orchestrator that looks for the control plane where TSEM has it."`
 
 	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`

@@ -51,11 +51,14 @@ Examples:
 }
 
 // args returns CMD and its arguments.
-func (c *runCommand) args() []string {
-	if len(c.Command) > 0 && c.Command[0] == "--" {
-		return c.Command[1:]
+func (c *runCommand) args() []string { return commandWords(c.Command) }
+
+// commandWords returns the words of a CMD that may have -- before it.
+func commandWords(words []string) []string {
+	if len(words) > 0 && words[0] == "--" {
+		return words[1:]
 	}
-	return c.Command
+	return words
 }
 
 // Validate is called by kong.

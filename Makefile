@@ -29,7 +29,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 	@vmtest/run -r -k latest -t 280 -- vmtest/demo
 
 .PHONY: test
-test: setup build generated vet lint format alert-test runner-test vm-test preempt-test vng-events unit-test race-test ## Run everything that CI runs.
+test: setup build generated vet lint format alert-test service-test runner-test vm-test preempt-test vng-events unit-test race-test ## Run everything that CI runs.
 
 # What is worth knowing after every change, in under three minutes: the VM tests that
 # need no time, on the newest kernel. The object must be up to date already.
@@ -187,6 +187,17 @@ format: ## Check the format of Go files.
 .PHONY: alert-test
 alert-test: build/promtool/usr/bin/promtool ## Test the alerts for Prometheus in deploy/.
 	cd deploy/prometheus && $(CURDIR)/$< check config --lint-fatal scrape.yml && $(CURDIR)/$< test rules tsem.rules.test.yml
+
+# As it is installed, but for where the program lies, which systemd wants to see. The threshold is on its scale from 0,
+# a service that can do next to nothing, to 100.
+.PHONY: service-test
+service-test: build ## Check the unit of systemd in deploy/, where systemd is installed.
+	@mkdir -p build/systemd
+	@sed 's|/usr/local/bin/|$(CURDIR)/build/|' deploy/systemd/tsem-bpf.service >build/systemd/tsem-bpf.service
+	@command -v systemd-analyze >/dev/null || { echo "systemd-analyze is missing: deploy/systemd is not checked"; exit 0; }; \
+	systemd-analyze verify --recursive-errors=no build/systemd/tsem-bpf.service && \
+	{ systemd-analyze security --no-pager --offline=true --threshold=50 build/systemd/tsem-bpf.service >build/systemd/security || \
+	  { cat build/systemd/security; exit 1; }; }
 
 # Only that program of its package: to install all of it would start a server.
 build/promtool/usr/bin/promtool:

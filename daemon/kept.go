@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tsem-bpf/tsem-bpf/control"
@@ -39,6 +40,10 @@ type kept struct {
 	orchestrator uint32           // process id
 	pairing      *control.Pairing // nil: nobody waits
 	waits        *tma.Waits
+
+	full     atomic.Uint64 // how often it was found out that the queue is full
+	exported atomic.Bool   // its magazine is not read any more
+	rounds   uint64        // as Stuck has seen them; Plane.mu guards it
 
 	ended   <-chan struct{} // the orchestrator has ended
 	process io.Closer       // by which that is known
@@ -131,6 +136,7 @@ func (k *kept) Write(lines []byte) (int, error) {
 			case <-k.unread:
 				return len(lines), nil
 			case <-time.After(lookEvery):
+				k.full.Add(1)
 			}
 		}
 	}
@@ -168,6 +174,7 @@ func (k *kept) live() {
 			k.namespace.Shut()
 		case err := <-exported:
 			written = false
+			k.exported.Store(true)
 			k.queue.End()
 			if err != nil {
 				k.waits.Close() // what is to be judged nobody would learn of

@@ -30,6 +30,7 @@ type Namespace interface {
 	Sealed() bool
 	Tasks() uint64
 	Totals() namespace.Totals
+	Rounds() uint64
 	Shut()
 	Close() error
 }

@@ -144,6 +144,24 @@ func (p *Plane) Namespaces() []uint64 {
 	return slices.Collect(maps.Keys(p.all))
 }
 
+// Stuck returns the namespaces whose reader has not come around since the last call of Stuck, some
+// seconds ago, though there is a magazine to read: that is a defect. One that waits because nobody takes
+// the records comes around.
+func (p *Plane) Stuck() (stuck []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, k := range p.all {
+		// One more than they are: at the first look the number before is 0.
+		rounds := 1 + k.namespace.Rounds() + k.full.Load()
+		if rounds == k.rounds && !k.exported.Load() {
+			stuck = append(stuck, id)
+		}
+		k.rounds = rounds
+	}
+	slices.Sort(stuck)
+	return stuck
+}
+
 // Command implements tsemfs.Plane.
 func (p *Plane) Command(tid uint32, command control.Command) error {
 	c, err := p.kernel.Caller(tid)

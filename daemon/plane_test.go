@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,7 @@ type space struct {
 	enforced atomic.Bool
 	sealed   atomic.Bool
 	closed   atomic.Bool
+	rounds   atomic.Uint64
 
 	mu      sync.Mutex
 	tasks   uint64
@@ -215,6 +217,7 @@ func (s *space) Tasks() uint64 {
 	return s.tasks
 }
 
+func (s *space) Rounds() uint64           { return s.rounds.Load() }
 func (s *space) Totals() namespace.Totals { return namespace.Totals{} }
 func (s *space) Shut()                    { s.stop() }
 func (s *space) Close() error {
@@ -522,6 +525,39 @@ func TestFull(t *testing.T) {
 		h.write(5, "trusted pid=10 tnum=1", 0) // nobody waits
 		h.Close()
 		h.wantGone()
+	})
+}
+
+// TestStuck: a reader that does nothing is stuck, unless nobody takes its records, or nothing is to be read.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		h.spawn(11, 5)
+		want := func(when string, want ...uint64) {
+			t.Helper()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if got := h.Stuck(); !slices.Equal(got, want) {
+				t.Errorf("%s: %d are stuck, want %d", when, got, want)
+			}
+		}
+		want("without namespaces")
+		first, second := h.create(10, "export"), h.create(11, "export")
+		want("at the first look")
+		want("when nothing moves", 1, 2)
+		second.rounds.Add(1)
+		want("when one has moved", 1)
+		line := strings.Repeat("x", tsemfs.MaxRecord-1) + "\n"
+		for range queueLimit/len(line) + 1 {
+			first.records <- line
+		}
+		want("when one waits for who takes its records", 2)
+		second.fails <- errors.New("no gate")
+		want("when the other one is not read")
+		h.Close()
+		want("at the end")
 	})
 }
 

@@ -40,6 +40,7 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 	timer := time.NewTimer(readEvery)
 	defer timer.Stop()
 	for {
+		n.rounds.Add(1)
 		if n.door != nil {
 			n.look() // reading goes no further than that
 		}
@@ -70,6 +71,10 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		}
 	}
 }
+
+// Rounds returns how often Read has come around. It does so at least every second, unless it is in a
+// call of its sink. Any goroutine.
+func (n *Namespace) Rounds() uint64 { return n.rounds.Load() }
 
 const (
 	// readEvery is the time between two small batches. The kernel wakes a reader that has

@@ -109,6 +109,7 @@ type Namespace struct {
 	written    atomic.Uint64
 	unreadable atomic.Uint64
 	omitted    atomic.Uint64
+	rounds     atomic.Uint64
 	types      [bpf.HookMax]atomic.Uint64
 
 	last   lastRead      // belongs to the goroutine that reads

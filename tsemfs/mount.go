@@ -19,16 +19,17 @@ func Mount(device int) (int, error) {
 	return fuse.Mount("fuse", unix.MOUNT_ATTR_NOEXEC, options...)
 }
 
+// Answer waits for the answer of the file system at a directory to one request: it is asked itself, and not what the kernel
+// remembers of it. unix.ENOTCONN: nobody serves it any more.
+func Answer(directory string) error {
+	var stat unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, directory, unix.AT_STATX_FORCE_SYNC, unix.STATX_TYPE, &stat)
+}
+
 // Attach puts what Mount made over a directory, where all can see it. What a process that was
 // killed left there is taken away first: such a file system can only be unmounted.
 func Attach(mount int, directory string) error {
-	for {
-		// Asked of the file system itself, not of what the kernel remembers of it.
-		var stat unix.Statx_t
-		err := unix.Statx(unix.AT_FDCWD, directory, unix.AT_STATX_FORCE_SYNC, unix.STATX_TYPE, &stat)
-		if !errors.Is(err, unix.ENOTCONN) {
-			break
-		}
+	for errors.Is(Answer(directory), unix.ENOTCONN) {
 		if err := unix.Unmount(directory, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount the file system at %s, which nobody serves any more: %w", directory, err)
 		}

@@ -47,6 +47,10 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
+	service, err := newService()
+	if err != nil {
+		return err
+	}
 	var monitor monitor
 	if monitor.server, err = c.listen(); err != nil {
 		return err
@@ -85,7 +89,9 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 	mounted.Store(true)
 	plane.Ready()
 	fmt.Fprintf(std.err, "tsem-bpf: the control plane is at %s\n", c.Mount)
-	for going := true; going; {
+	ended := make(chan struct{})
+	err = service.begin(ended, func() (string, error) { return c.moves(plane) }, func(err error) { fmt.Fprintln(std.err, "tsem-bpf:", err) })
+	for going := err == nil; going; {
 		select {
 		case sent := <-signals:
 			going = !ends(sent)
@@ -97,12 +103,27 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 		}
 	}
 	mounted.Store(false)
+	close(ended)
+	err = errors.Join(err, service.end())
 	// Who has a file open keeps the connection, so its end is that of this process.
 	if unmountErr := unix.Unmount(c.Mount, unix.MNT_DETACH); unmountErr != nil && !errors.Is(unmountErr, unix.EINVAL) {
 		err = errors.Join(err, fmt.Errorf("unmount %s: %w", c.Mount, unmountErr))
 	}
 	plane.Close()
 	return errors.Join(err, engine.SetPlane(0))
+}
+
+// moves returns what there is to say of the control plane if its work moves: a request is answered, and
+// each reader of a magazine comes around. It is not asked whether orchestrators do their work: nobody mends that with a
+// new start. Whether the gates are served their gate processes watch.
+func (c *daemonCommand) moves(plane *daemon.Plane) (status string, err error) {
+	if err := tsemfs.Answer(c.Mount); err != nil {
+		return "", fmt.Errorf("ask for an answer at %s: %w", c.Mount, err)
+	}
+	if stuck := plane.Stuck(); len(stuck) > 0 {
+		return "", fmt.Errorf("the magazines of the namespaces %d are not read", stuck)
+	}
+	return fmt.Sprintf("%d namespaces, control plane at %s", len(plane.Namespaces()), c.Mount), nil
 }
 
 // serve mounts the files and serves them. The channel gets what ended that.

@@ -158,7 +158,7 @@ wait-table: vm-setup build ## Ask each kernel which events can wait there: docs/
 runner-test: vm-setup vng-setup build ## Run the tests of the VM runner, which boot machines.
 	$(GO) test -count=1 -timeout 1h -p 1 -tags vmtest_runner ./vmtest/vm ./vmtest
 
-GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf docs/metrics.md
+GENERATED := bpf/tsem_bpfel.* verdict/gateproc/*.elf docs/events.md docs/metrics.md
 
 .PHONY: generate
 generate: clang-setup ## Compile the kernel half and the gate program, and generate what follows from them and from code.

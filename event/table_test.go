@@ -98,6 +98,25 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// TestObjects: the members that the specification gives the name of an object have the shape of that
+// object, and those in brackets may be missing.
+func TestObjects(t *testing.T) {
+	all := eventtest.Specification(t)
+	objects := map[*shape]string{
+		file: "FILE", optionalFile: "FILE", inode: "INODE", path: "PATH", dentry: "DENTRY", sock: "SOCK", ipc: "IPCPERM",
+		creds: "CREDS", address: "ADDR", messageAddress: "ADDR", taskID: "DIGEST", wideTaskID: "DIGEST",
+	}
+	for _, hook := range Hooks() {
+		for _, m := range hook.row().members {
+			layout := all[hook.String()].Shape
+			form := regexp.MustCompile(`(\[?(?:, )?)"` + m.name + `": +([A-Z]*)`).FindStringSubmatch(layout)
+			if form == nil || form[2] != objects[m.shape] || strings.HasPrefix(form[1], "[") != m.shape.optional {
+				t.Errorf("%s.%s is %q, optional: %t; specified %s", hook, m.name, objects[m.shape], m.shape.optional, layout)
+			}
+		}
+	}
+}
+
 func TestParseHooks(t *testing.T) {
 	all := len(Hooks())
 	for list, want := range map[string]struct {

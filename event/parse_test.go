@@ -407,50 +407,7 @@ func FuzzText(f *testing.F) {
 		if got := original(decoded); !bytes.Equal(got, text) {
 			t.Errorf("%q came back as %q", text, got)
 		}
-
-		// As the name of a task, of a device and of a path.
-		text = text[:min(len(text), textMax)]
-		comm := text[:min(len(text), 15)]
-		b := &eventtest.Builder{Header: eventtest.Header{Hook: 38, Kind: 1, Comm: string(comm)}}
-		b.Text(string(text)).Path(eventtest.PathCell{Text: string(text)}).Absent().Scalar(0)
-		r, err := Parse(b.Record())
-		if err != nil {
-			t.Fatal(err)
-		}
-		line, err := NewEncoder(V3, crypto.SHA256, noIDs{}).Append(nil, &r, Digest{})
-		if err != nil || !json.Valid(line) {
-			t.Fatalf("%q, %v", line, err)
-		}
-		if n := naiveLength(line); n != len(line)-1 {
-			t.Errorf("a client that counts braces sees %d of %d bytes: %q", n, len(line)-1, line)
-		}
-		comm, _, _ = bytes.Cut(comm, []byte{0})
-		for _, want := range []string{
-			`{"process": "` + escaped(comm) + `", "type": "sb_mount", `,
-			`{"dev_name": "` + escaped(text) + `", "path": {"pathname": "` + escaped(text) + `"}, "flags": "0"}}` + "\n",
-		} {
-			if !strings.Contains(string(line), want) {
-				t.Errorf("no %s in %s", want, line)
-			}
-		}
 	})
-}
-
-// naiveLength is how a client finds the end of a record that knows nothing of strings:
-// where as many braces are closed as were opened.
-func naiveLength(line []byte) int {
-	open := 0
-	for i, b := range line {
-		switch b {
-		case '{':
-			open++
-		case '}':
-			if open--; open == 0 {
-				return i + 1
-			}
-		}
-	}
-	return -1
 }
 
 // TestText: the forms that clients of TSEM need (2.4 of the specification), in every

@@ -4,8 +4,8 @@
 // an event has one place each: which events there are, the event table (package event); what
 // they are, their members and an example, the specification (package eventtest); what they are on
 // the kernels of the tests, docs/waits.md, which was asked of these kernels; which hooks raise
-// them, the programs in bpf/hooks. What is left out on purpose is in notes.go, and all other text
-// in events.md.tmpl.
+// them, the programs in bpf/hooks. What is no event, though it seems to be one, is in notes.go, and
+// all other text in events.md.tmpl.
 package main
 
 import (

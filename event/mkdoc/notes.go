@@ -4,31 +4,31 @@ package main
 
 // A note is what neither the specification nor a table says of an event.
 type note struct {
-	LeftOut string // calls of the hook that are no event, on purpose
+	NoEvent string // what seems to be one and is none: left out on purpose, or the kernel does not call the hook
 	Remark  string // whole sentences
 }
 
-// What is no event, or not its own (a section of the page).
+// What several events have in common.
 const (
 	ownFiles = "what [overlayfs](#overlayfs) does for itself"
 	ofItself = "the caller itself, asked for as 0"
 )
 
 var notes = map[string]note{
-	"task_kill":    {LeftOut: "SIGURG; signals that the kernel sends"},
+	"task_kill":    {NoEvent: "SIGURG; signals that the kernel sends"},
 	"task_setpgid": {Remark: "`source` is that of the task with the number of the group."},
-	"task_getpgid": {LeftOut: ofItself},
-	"task_getsid":  {LeftOut: ofItself},
-	"task_prlimit": {LeftOut: "a task's own limits"},
+	"task_getpgid": {NoEvent: ofItself},
+	"task_getsid":  {NoEvent: ofItself},
+	"task_prlimit": {NoEvent: "a task's own limits"},
 	"task_prctl":   {Remark: "`arg2` is 0 where it is the address of a name (PR_SET_NAME, PR_GET_NAME)."},
-	"file_open":    {LeftOut: "what is not a regular file; " + ownFiles + "; the files of the [control plane](orchestrators.md)"},
+	"file_open":    {NoEvent: "what is not a regular file; " + ownFiles + "; the files of the [control plane](orchestrators.md)"},
 	"mmap_file": {
 		Remark:  "`file` is there unless the memory is anonymous.",
-		LeftOut: "files that are not regular or on a pseudo filesystem; anonymous memory that was not asked for with PROT_EXEC",
+		NoEvent: "files that are not regular or on a pseudo filesystem; anonymous memory that was not asked for with PROT_EXEC",
 	},
-	"file_ioctl":     {LeftOut: ownFiles},
+	"file_ioctl":     {NoEvent: ownFiles},
 	"socket_sendmsg": {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
-	"inode_getattr":  {LeftOut: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},
+	"inode_getattr":  {NoEvent: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},
 	"inode_setxattr": {Remark: "For access control lists there are [rules of their own](#posix-acls)."},
-	"capable":        {LeftOut: "what the task may not: the capability module of the kernel is asked first, and refuses"},
+	"capable":        {NoEvent: "what the task may not: the capability module of the kernel is asked first, and refuses"},
 }

@@ -6,6 +6,7 @@ package vmtest
 
 import (
 	"bufio"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,10 +84,11 @@ wait $! || exit 3
 echo "released $released"
 `
 
-// startDaemon starts tsem-bpf daemon and returns what it says, a line at a time.
-func startDaemon(t *testing.T, folder string) (*exec.Cmd, *bufio.Scanner) {
+// startDaemon starts tsem-bpf daemon, with more in its environment, and returns what it says, a line at a time.
+func startDaemon(t *testing.T, folder string, environment ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	cmd := exec.Command("tsem-bpf", "daemon", "--mount", folder, "--deadline", "2m")
+	cmd.Env = append(os.Environ(), environment...)
 	stderr, err := cmd.StderrPipe()
 	check(t, err)
 	check(t, cmd.Start())
@@ -297,4 +299,38 @@ func TestDaemonReady(t *testing.T) {
 	if left := unnamed(); len(left) > 0 {
 		t.Errorf("a daemon has left %d", left)
 	}
+}
+
+// TestDaemonService: a service manager learns when the files are there, that work moves, and of the end.
+func TestDaemonService(t *testing.T) {
+	folder, address := filepath.Join(t.TempDir(), "tsem"), filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenPacket("unixgram", address)
+	check(t, err)
+	defer socket.Close()
+	told := func() string {
+		t.Helper()
+		message := make([]byte, 1024)
+		n, _, err := socket.ReadFrom(message)
+		check(t, err)
+		return string(message[:n])
+	}
+	daemon, lines := startDaemon(t, folder, "NOTIFY_SOCKET="+address, "WATCHDOG_USEC=4000000")
+	status := "\nSTATUS=0 namespaces, control plane at " + folder
+	for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
+		if got := told(); got != want+status {
+			t.Errorf("told %q, want %q", got, want+status)
+		}
+	}
+	check(t, daemon.Process.Signal(unix.SIGTERM))
+	last := told()
+	for strings.HasPrefix(last, "WATCHDOG=1") {
+		last = told()
+	}
+	if last != "STOPPING=1" {
+		t.Errorf("told %q at the end", last)
+	}
+	for lines.Scan() {
+		t.Log(lines.Text())
+	}
+	check(t, daemon.Wait())
 }

@@ -64,13 +64,13 @@ define vm-test
 endef
 
 .PHONY: vm-test-%
-vm-test-%: vm-setup build
+vm-test-%: vm-setup build build/prometheus
 	$(call vm-test,$*)
 	@$(MAKE) --no-print-directory cost-test-$*
 
 # The same under virtme-ng. One kernel is enough: what differs is not the kernel.
 .PHONY: vm-test-vng
-vm-test-vng: vm-setup vng-setup build ## Run the tests that need a kernel under virtme-ng, on the newest.
+vm-test-vng: vm-setup vng-setup build build/prometheus ## Run the tests that need a kernel under virtme-ng, on the newest.
 	$(call vm-test,latest,,--vng)
 
 # On a kernel that somebody built: make vm-test-mine KERNEL=PATH. Tests that it lacks
@@ -185,8 +185,8 @@ format: ## Check the format of Go files.
 	@wrong=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files '*.go')) || exit; [ -z "$$wrong" ] || { echo "gofmt these: $$wrong" >&2; exit 1; }
 
 .PHONY: alert-test
-alert-test: build/promtool/usr/bin/promtool ## Test the alerts for Prometheus in deploy/.
-	cd deploy/prometheus && $(CURDIR)/$< check config --lint-fatal scrape.yml && $(CURDIR)/$< test rules tsem.rules.test.yml
+alert-test: build/prometheus ## Test the alerts for Prometheus in deploy/.
+	cd deploy/prometheus && $(CURDIR)/$</usr/bin/promtool check config --lint-fatal scrape.yml && $(CURDIR)/$</usr/bin/promtool test rules tsem.rules.test.yml
 
 # As it is installed, but for where the program lies, which systemd wants to see. The threshold is on its scale from 0,
 # a service that can do next to nothing, to 100.
@@ -199,11 +199,11 @@ service-test: build ## Check the unit of systemd in deploy/, where systemd is in
 	{ systemd-analyze security --no-pager --offline=true --threshold=50 build/systemd/tsem-bpf.service >build/systemd/security || \
 	  { cat build/systemd/security; exit 1; }; }
 
-# Only that program of its package: to install all of it would start a server.
-build/promtool/usr/bin/promtool:
-	@mkdir -p build/promtool
-	cd build/promtool && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
-	dpkg-deb -x build/promtool/prometheus_*.deb build/promtool && rm build/promtool/prometheus_*.deb
+# What its package has, and not installed: that would start a server.
+build/prometheus:
+	@rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && { apt-get download prometheus || { apt-get update && apt-get download prometheus; }; }
+	dpkg-deb -x $@.new/prometheus_*.deb $@.new && rm $@.new/prometheus_*.deb && mv $@.new $@
 
 .PHONY: setup
 setup: clang-setup race-setup vm-setup ## Install what the other targets need (Debian packages), fetch kernels.

@@ -5,6 +5,7 @@ package metrics
 import (
 	"os"
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -28,5 +29,24 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s names %s, which is not there", file, name)
 			}
 		}
+	}
+}
+
+// TestAlertsTested: make alert-test sees each alert fire, also those that no VM test brings about.
+func TestAlertsTested(t *testing.T) {
+	found := func(file, pattern string) (names []string) {
+		text, err := os.ReadFile("../deploy/prometheus/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(string(text), -1) {
+			names = append(names, match[1])
+		}
+		slices.Sort(names)
+		return names
+	}
+	alerts, tested := found("tsem.rules.yml", `- alert: (\w+)`), found("tsem.rules.test.yml", `alertname: (\w+)\n +exp_alerts:\n +- exp_labels:`)
+	if len(alerts) == 0 || !slices.Equal(alerts, tested) {
+		t.Errorf("there are the alerts %v, and tests of %v", alerts, tested)
 	}
 }

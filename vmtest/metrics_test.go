@@ -32,7 +32,8 @@ type watched struct {
 	address string
 	records string
 	stderr  bytes.Buffer
-	sleeper int // the process id of CMD
+	says    *bufio.Reader // what CMD says
+	sleeper int           // the process id of CMD
 }
 
 // freeAddress returns an address at which nobody listens.
@@ -79,10 +80,35 @@ func watchScript(t *testing.T, script, records string, flags ...string) *watched
 		_ = w.Process.Kill()
 		_ = w.Wait()
 	})
-	if _, err := fmt.Fscan(bufio.NewReader(stdout), &w.sleeper); err != nil {
+	w.says = bufio.NewReader(stdout)
+	if _, err := fmt.Fscanln(w.says, &w.sleeper); err != nil {
 		t.Fatalf("%v: %s", err, w.stderr.String())
 	}
 	return w
+}
+
+// An ordered is one whose CMD does nothing until it is told to.
+type ordered struct {
+	*watched
+	orders *os.File // a FIFO, the descriptor 3 of CMD
+}
+
+// startOrdered starts one that then runs a shell script.
+func startOrdered(t *testing.T, script, records string, flags ...string) *ordered {
+	t.Helper()
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	check(t, unix.Mkfifo(fifo, 0o600))
+	orders, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	check(t, err)
+	t.Cleanup(func() { orders.Close() })
+	return &ordered{watchScript(t, "exec 3<"+fifo+"; echo $$; read go <&3; "+script, records, flags...), orders}
+}
+
+// order lets CMD go on, from where it reads a line.
+func (o *ordered) order(t *testing.T) {
+	t.Helper()
+	_, err := o.orders.WriteString("go\n")
+	check(t, err)
 }
 
 // ask returns the status and text of an answer.

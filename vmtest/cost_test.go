@@ -96,9 +96,7 @@ func inNamespace(t *testing.T, config namespace.Config) func(*exec.Cmd) ([]byte,
 		if err := <-exported; err != nil {
 			return nil, err
 		}
-		if totals := n.Totals(); !totals.Complete() {
-			t.Errorf("not complete: %+v", totals)
-		}
+		completeAccount(t, engine, n)
 		return out, nil
 	}
 }

@@ -265,8 +265,8 @@ func disturbed(t *testing.T) (n *namespace.Namespace, waiting chan heldWait, don
 		if err := <-read; err != nil {
 			t.Error(err)
 		}
-		totals := n.Totals()
-		if _, gates := n.GateStats(); !totals.Complete() || gates != gatesWanted() {
+		totals := completeAccount(t, engine, n)
+		if _, gates := n.GateStats(); gates != gatesWanted() {
 			t.Errorf("%d gates, %+v", gates, totals)
 		}
 	}

@@ -33,7 +33,9 @@ import (
 
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
+	"github.com/tsem-bpf/tsem-bpf/metrics"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 var (
@@ -186,12 +188,65 @@ func runIn(t *testing.T, config namespace.Config, cmd *exec.Cmd) *observation {
 	if err := <-exported; err != nil {
 		t.Fatal(err)
 	}
-	o.totals = n.Totals()
-	if !o.totals.Complete() {
-		t.Errorf("not complete: %+v", o.totals)
-	}
+	o.totals = completeAccount(t, engine, n)
 	o.decode(t, out.String())
+	var types [len(o.totals.Types)]uint64
+	for _, r := range o.all {
+		name := cmp.Or(at(r, "log.event"), at(r, "event.type")) // a log record names it there
+		hooks, err := event.ParseHooks(name.(string))
+		check(t, err)
+		types[hooks[0]]++
+	}
+	if types != o.totals.Types {
+		t.Errorf("records by type: %v, counted: %v", types, o.totals.Types)
+	}
 	return o
+}
+
+// completeAccount returns the account of a namespace that has ended and is not closed, in which every
+// event has to be written.
+func completeAccount(t *testing.T, e *loader.Engine, n *namespace.Namespace) namespace.Totals {
+	t.Helper()
+	totals := account(t, e, n)
+	if !totals.Complete() {
+		t.Errorf("not complete: %+v", totals)
+	}
+	return totals
+}
+
+// account returns that of a namespace that has ended and is not closed. What /metrics shows of it has to
+// be the same: that is read from the maps by way of the engine, as another process does.
+func account(t *testing.T, e *loader.Engine, n *namespace.Namespace) namespace.Totals {
+	t.Helper()
+	totals := n.Totals()
+	want := map[string]uint64{
+		"events_raised": totals.Balance.Raised, "events_delivered": totals.Balance.Delivered, "events_cut": totals.Cut,
+		"events_delayed": totals.Waited, "events_untrusted": totals.Logged, "events_denied": totals.Denied,
+		"inner_calls": totals.Inner, "late_releases": totals.LateReleases, "tasks_lost": totals.TasksLost, "creations_lost": totals.CreationsLost,
+	}
+	labeled := func(name, label, value string, count uint64) {
+		want[fmt.Sprintf("%s %s=%q", name, label, value)] = count
+	}
+	for _, r := range totals.Balance.Refused {
+		labeled("events_refused", "reason", r.Name, r.Count)
+	}
+	for v := verdict.Trusted; int(v) < len(totals.Verdicts); v++ {
+		labeled("verdicts", "verdict", v.String(), totals.Verdicts[v])
+	}
+	labeled("digests", "source", "ima", totals.DigestsIMA)
+	labeled("digests", "source", "known", totals.DigestsCached)
+	labeled("digests", "source", "none", totals.Volatile)
+
+	series, err := (&metrics.Snapshot{Status: new(loader.Status), Support: e.Support(), States: e.States()}).Series()
+	check(t, err)
+	for what, count := range want {
+		name, labels, _ := strings.Cut(what, " ")
+		name = fmt.Sprintf("tsem_%s_total{%s}", name, strings.TrimSuffix(fmt.Sprintf(`engine="",namespace="%d",%s`, n.ID(), labels), ","))
+		if shown, ok := series[name]; !ok || shown != float64(count) {
+			t.Errorf("%s is shown as %v (%t), and is %d in the account", name, shown, ok, count)
+		}
+	}
+	return totals
 }
 
 // decode reads the records, and puts them in the order of their numbers.

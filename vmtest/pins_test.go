@@ -88,11 +88,7 @@ func describe(t *testing.T, e *loader.Engine) uint64 {
 	if err := <-read; err != nil {
 		t.Error(err)
 	}
-	totals := n.Totals()
-	if !totals.Complete() {
-		t.Errorf("not complete: %+v", totals)
-	}
-	return totals.Balance.Raised
+	return completeAccount(t, e, n).Balance.Raised
 }
 
 // TestPins: the kernel half is there once; whoever comes next opens it in a moment, and the

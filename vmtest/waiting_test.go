@@ -297,9 +297,7 @@ func (l *labored) end(t *testing.T) {
 	if err := <-l.read; err != nil {
 		t.Error(err)
 	}
-	if totals := l.n.Totals(); !totals.Complete() {
-		t.Errorf("not complete: %+v", totals)
-	}
+	completeAccount(t, engine, l.n)
 }
 
 // TestManyWait: so many tasks wait at the same time, everybody else goes on, and the one

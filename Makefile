@@ -132,7 +132,7 @@ endef
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
 # one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
 ROUNDS ?= 200
-SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover ManyRuns
+SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents ManyRuns
 
 .PHONY: soak
 soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels.

@@ -6,6 +6,7 @@ package vmtest
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -83,6 +84,56 @@ done <"$2.records"
 wait $! || exit 3
 echo "released $released"
 `
+
+// threeProcesses does the same in another language, for a workload of any size, as clients of TSEM v3
+// do it: the one in the middle has its files open before it forks the workload, reads through
+// one descriptor, at offset 0, and waits in poll; what it writes to control goes through a descriptor
+// that it has inherited.
+const threeProcesses = `
+import ctypes, errno, json, os, select, sys
+plane, workload = sys.argv[1:]
+control = os.open(plane + "/control", os.O_WRONLY)
+key = os.urandom(32).hex()
+source, sink = os.pipe()
+middle = os.fork()
+if not middle:
+    os.close(source)
+    os.write(control, f"external nsref=current cache=128 key={key}\n".encode())
+    id, byte = b"", b""
+    file = os.open(plane + "/id", os.O_RDONLY)
+    while (byte := os.read(file, 1)) != b"\n":
+        id += byte
+    os.write(control, b"enforce\n")
+    os.write(control, b"seal\n")
+    records = os.open(plane + "/external_tma/" + id.decode(), os.O_RDONLY)
+    poll = select.poll()
+    poll.register(records, select.POLLIN)
+    child = os.fork()
+    if not child:
+        ctypes.CDLL(None).prctl(24, 33)  # PR_CAPBSET_DROP, CAP_MAC_ADMIN
+        os.execvp("sh", ["sh", "-c", workload])
+    ended = False
+    while not ended:
+        ended = os.waitpid(child, os.WNOHANG)[0] != 0
+        poll.poll(100)
+        while True:
+            try:
+                record = os.read(records, 4096)
+            except OSError as error:
+                if error.errno != errno.ENODATA:
+                    raise
+                break
+            os.lseek(records, 0, os.SEEK_SET)
+            os.write(sink, record)
+    os._exit(0)
+os.close(sink)
+released = 0
+for line in os.fdopen(source):
+    record = json.loads(line)
+    if record["export"]["type"] == "event":
+        os.write(control, f"trusted pid={record['event']['pid']} key={key}\n".encode())
+        released += 1
+print("released", released)`
 
 // startDaemon starts tsem-bpf daemon, with more in its environment, and returns what it says, a line at a time.
 func startDaemon(t *testing.T, folder string, environment ...string) (*exec.Cmd, *bufio.Scanner) {
@@ -179,6 +230,36 @@ func TestDaemonReaderInside(t *testing.T) {
 	check(t, err)
 	if string(got) != string(want) {
 		t.Errorf("the workload said %q, want %q", got, want)
+	}
+}
+
+// TestDaemonManyEvents: each of many events (with TSEM_ROUNDS=10 more than 5,000) is released by the
+// orchestrator, once, in the sequence of TSEM v3 with a key as well as in the later one without.
+func TestDaemonManyEvents(t *testing.T) {
+	needExternal(t)
+	most := 500 * rounds(t, 1)
+	_, lines := startDaemon(t, "/run/tsem")
+	workload := fmt.Sprintf("i=0; while [ $i -lt %d ]; do read x </etc/hostname || exit; i=$((i+1)); done; echo done", most)
+	for name, cmd := range map[string]*exec.Cmd{
+		"three processes and a key": exec.Command("python3", "-c", threeProcesses, "/run/tsem", workload),
+		"two processes":             exec.Command("../examples/orchestrator.py", "learn", "/dev/null", "--", "sh", "-c", workload),
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd.Stderr = os.Stderr
+			said, err := cmd.Output()
+			if err != nil || !strings.HasPrefix(string(said), "done\n") {
+				t.Fatalf("%v: %s", err, said)
+			}
+			end := expectLine(t, lines, " releases late")
+			var namespace, events, released int
+			_, err = fmt.Sscanf(end[strings.Index(end, "namespace "):], "namespace %d has ended: %d events, %d released by its orchestrator, 0 not in time, 0 releases late", &namespace, &events, &released)
+			if err != nil || released < most {
+				t.Errorf("%v, %d released", err, released)
+			}
+			if own, ok := strings.CutPrefix(string(said), "done\nreleased "); ok && strings.TrimSpace(own) != strconv.Itoa(released) {
+				t.Errorf("it has released %s", own)
+			}
+		})
 	}
 }
 

@@ -241,19 +241,23 @@ static __always_inline void cell_sock(struct event *e, struct sock *sk, __u64 ow
 #define ARGS(...) __VA_ARGS__
 
 /*
- * The program of a plain hook: each of its calls is an event, and what follows its arguments
- * adds the cells, in the order of the event table. The context is that of the list (hooks.h).
+ * The program of a hook, of which a call is an event where `begun` is true. What follows adds
+ * the cells, in the order of the event table. The context is that of the list (hooks.h).
  */
-#define PLAIN_HOOK(name, context, args, ...)			\
-	SEC(SECTION_##context #name)				\
-	int BPF_PROG(name, args, int ret)			\
-	{							\
-		EVENT(e, name, ret);				\
-								\
-		if (!modeled(&e) || !event_begin(&e))		\
-			return unraised(&e);			\
-		__VA_ARGS__;					\
-		return event_end(&e);				\
+#define EVENT_HOOK(name, context, args, begun, ...)	\
+	SEC(SECTION_##context #name)			\
+	int BPF_PROG(name, args, int ret)		\
+	{						\
+		EVENT(e, name, ret);			\
+							\
+		if (!(begun))				\
+			return unraised(&e);		\
+		__VA_ARGS__;				\
+		return event_end(&e);			\
 	}
+
+/* The same of a plain hook: each call is an event. */
+#define PLAIN_HOOK(name, context, args, ...)		\
+	EVENT_HOOK(name, context, ARGS(args), modeled(&e) && event_begin(&e), __VA_ARGS__)
 
 #endif

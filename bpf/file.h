@@ -26,6 +26,14 @@ static __always_inline bool is_inner_file(struct event *e, const struct file *fi
 	return is_inner(e, (file->f_mode & FMODE_NOACCOUNT) || mount_is_private(file->f_path.mnt));
 }
 
+/* It asks for attributes of what is below with the credentials of who mounted it. */
+static __always_inline bool is_inner_entry(struct event *e)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return is_inner(e, task->cred != task->real_cred);
+}
+
 /* A FILE: its path names the creator only within the creator's namespace. */
 SHARED int describe_file(struct buffer *buf, __u64 address, const struct digest *d)
 {

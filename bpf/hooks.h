@@ -27,6 +27,9 @@
 	HOOK(file_open, 14, SLEEPABLE)			\
 	HOOK(mmap_file, 15, SLEEPABLE)			\
 	HOOK(file_ioctl, 16, SLEEPABLE)			\
+	HOOK(file_lock, 17, SLEEPABLE)			\
+	HOOK(file_fcntl, 18, ATOMIC)			\
+	HOOK(file_receive, 19, SLEEPABLE)		\
 	HOOK(unix_stream_connect, 20, ATOMIC)		\
 	HOOK(socket_create, 22, SLEEPABLE)		\
 	HOOK(socket_connect, 23, SLEEPABLE)		\
@@ -35,14 +38,34 @@
 	HOOK(ptrace_traceme, 34, ATOMIC)		\
 	HOOK(kernel_read_file, 37, SLEEPABLE)		\
 	HOOK(sb_mount, 38, SLEEPABLE)			\
+	HOOK(shm_associate, 44, ATOMIC)			\
+	HOOK(shm_shmctl, 45, ATOMIC)			\
 	HOOK(shm_shmat, 46, ATOMIC)			\
+	HOOK(sem_associate, 47, ATOMIC)			\
+	HOOK(sem_semctl, 48, ATOMIC)			\
+	HOOK(sem_semop, 49, ATOMIC)			\
+	HOOK(msg_queue_associate, 54, ATOMIC)		\
+	HOOK(msg_queue_msgctl, 55, ATOMIC)		\
+	HOOK(msg_queue_msgsnd, 56, ATOMIC)		\
+	HOOK(msg_queue_msgrcv, 57, ATOMIC)		\
+	HOOK(ipc_permission, 58, ATOMIC)		\
 	HOOK(key_alloc, 59, ATOMIC)			\
 	HOOK(netlink_send, 61, SLEEPABLE)		\
 	HOOK(inode_create, 62, SLEEPABLE)		\
+	HOOK(inode_link, 63, ATOMIC)			\
 	HOOK(inode_unlink, 64, SLEEPABLE)		\
+	HOOK(inode_symlink, 65, SLEEPABLE)		\
+	HOOK(inode_mkdir, 66, ATOMIC)			\
+	HOOK(inode_rmdir, 67, SLEEPABLE)		\
+	HOOK(inode_mknod, 68, SLEEPABLE)		\
 	HOOK(inode_rename, 69, SLEEPABLE)		\
+	HOOK(inode_setattr, 70, SLEEPABLE)		\
 	HOOK(inode_getattr, 71, SLEEPABLE)		\
 	HOOK(inode_setxattr, 72, SLEEPABLE)		\
+	HOOK(inode_getxattr, 73, SLEEPABLE)		\
+	HOOK(inode_listxattr, 74, ATOMIC)		\
+	HOOK(inode_removexattr, 75, SLEEPABLE)		\
+	HOOK(inode_killpriv, 76, ATOMIC)		\
 	HOOK(bpf_map, 82, SLEEPABLE)			\
 	HOOK(ptrace_access_check, 84, ATOMIC)		\
 	HOOK(capable, 85, ATOMIC)			\

@@ -7,7 +7,9 @@
 
 #define S_IFMT 0170000
 #define S_IFREG 0100000
+#define S_IFDIR 0040000
 #define S_ISREG(mode) (((mode) & S_IFMT) == S_IFREG)
+#define S_ISDIR(mode) (((mode) & S_IFMT) == S_IFDIR)
 
 /* i_ctime_nsec carries a flag since 6.13: somebody asked for it (I_CTIME_QUERIED). */
 #define CTIME_NSEC_MASK 0x3fffffff

@@ -50,6 +50,9 @@ const (
 	tsemTsemHookTSEM_HOOK_fileOpen           tsemTsemHook = 14
 	tsemTsemHookTSEM_HOOK_mmapFile           tsemTsemHook = 15
 	tsemTsemHookTSEM_HOOK_fileIoctl          tsemTsemHook = 16
+	tsemTsemHookTSEM_HOOK_fileLock           tsemTsemHook = 17
+	tsemTsemHookTSEM_HOOK_fileFcntl          tsemTsemHook = 18
+	tsemTsemHookTSEM_HOOK_fileReceive        tsemTsemHook = 19
 	tsemTsemHookTSEM_HOOK_unixStreamConnect  tsemTsemHook = 20
 	tsemTsemHookTSEM_HOOK_socketCreate       tsemTsemHook = 22
 	tsemTsemHookTSEM_HOOK_socketConnect      tsemTsemHook = 23
@@ -58,14 +61,34 @@ const (
 	tsemTsemHookTSEM_HOOK_ptraceTraceme      tsemTsemHook = 34
 	tsemTsemHookTSEM_HOOK_kernelReadFile     tsemTsemHook = 37
 	tsemTsemHookTSEM_HOOK_sbMount            tsemTsemHook = 38
+	tsemTsemHookTSEM_HOOK_shmAssociate       tsemTsemHook = 44
+	tsemTsemHookTSEM_HOOK_shmShmctl          tsemTsemHook = 45
 	tsemTsemHookTSEM_HOOK_shmShmat           tsemTsemHook = 46
+	tsemTsemHookTSEM_HOOK_semAssociate       tsemTsemHook = 47
+	tsemTsemHookTSEM_HOOK_semSemctl          tsemTsemHook = 48
+	tsemTsemHookTSEM_HOOK_semSemop           tsemTsemHook = 49
+	tsemTsemHookTSEM_HOOK_msgQueueAssociate  tsemTsemHook = 54
+	tsemTsemHookTSEM_HOOK_msgQueueMsgctl     tsemTsemHook = 55
+	tsemTsemHookTSEM_HOOK_msgQueueMsgsnd     tsemTsemHook = 56
+	tsemTsemHookTSEM_HOOK_msgQueueMsgrcv     tsemTsemHook = 57
+	tsemTsemHookTSEM_HOOK_ipcPermission      tsemTsemHook = 58
 	tsemTsemHookTSEM_HOOK_keyAlloc           tsemTsemHook = 59
 	tsemTsemHookTSEM_HOOK_netlinkSend        tsemTsemHook = 61
 	tsemTsemHookTSEM_HOOK_inodeCreate        tsemTsemHook = 62
+	tsemTsemHookTSEM_HOOK_inodeLink          tsemTsemHook = 63
 	tsemTsemHookTSEM_HOOK_inodeUnlink        tsemTsemHook = 64
+	tsemTsemHookTSEM_HOOK_inodeSymlink       tsemTsemHook = 65
+	tsemTsemHookTSEM_HOOK_inodeMkdir         tsemTsemHook = 66
+	tsemTsemHookTSEM_HOOK_inodeRmdir         tsemTsemHook = 67
+	tsemTsemHookTSEM_HOOK_inodeMknod         tsemTsemHook = 68
 	tsemTsemHookTSEM_HOOK_inodeRename        tsemTsemHook = 69
+	tsemTsemHookTSEM_HOOK_inodeSetattr       tsemTsemHook = 70
 	tsemTsemHookTSEM_HOOK_inodeGetattr       tsemTsemHook = 71
 	tsemTsemHookTSEM_HOOK_inodeSetxattr      tsemTsemHook = 72
+	tsemTsemHookTSEM_HOOK_inodeGetxattr      tsemTsemHook = 73
+	tsemTsemHookTSEM_HOOK_inodeListxattr     tsemTsemHook = 74
+	tsemTsemHookTSEM_HOOK_inodeRemovexattr   tsemTsemHook = 75
+	tsemTsemHookTSEM_HOOK_inodeKillpriv      tsemTsemHook = 76
 	tsemTsemHookTSEM_HOOK_bpfMap             tsemTsemHook = 82
 	tsemTsemHookTSEM_HOOK_ptraceAccessCheck  tsemTsemHook = 84
 	tsemTsemHookTSEM_HOOK_capable            tsemTsemHook = 85
@@ -127,7 +150,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [38]struct {
+	Shares          [61]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -237,93 +260,122 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tsemMapBirths              = "births"
-	tsemMapBuffers             = "buffers"
-	tsemMapCreations           = "creations"
-	tsemMapCreators            = "creators"
-	tsemMapDigests             = "digests"
-	tsemMapGates               = "gates"
-	tsemMapIpcObjects          = "ipc_objects"
-	tsemMapKeepers             = "keepers"
-	tsemMapMagazines           = "magazines"
-	tsemMapNamespaces          = "namespaces"
-	tsemMapSlots               = "slots"
-	tsemMapSockets             = "sockets"
-	tsemMapTaskIds             = "task_ids"
-	tsemMapTasks               = "tasks"
-	tsemProgBirthAnnounce      = "birth_announce"
-	tsemProgBpfMap             = "bpf_map"
-	tsemProgBprmCommittedCreds = "bprm_committed_creds"
-	tsemProgCapable            = "capable"
-	tsemProgCapget             = "capget"
-	tsemProgCapset             = "capset"
-	tsemProgFileIoctl          = "file_ioctl"
-	tsemProgFileOpen           = "file_open"
-	tsemProgFindLocks          = "find_locks"
-	tsemProgGateRegister       = "gate_register"
-	tsemProgInodeCreate        = "inode_create"
-	tsemProgInodeFreeSecurity  = "inode_free_security"
-	tsemProgInodeGetattr       = "inode_getattr"
-	tsemProgInodeInitSecurity  = "inode_init_security"
-	tsemProgInodeRename        = "inode_rename"
-	tsemProgInodeSetAcl        = "inode_set_acl"
-	tsemProgInodeSetxattr      = "inode_setxattr"
-	tsemProgInodeUnlink        = "inode_unlink"
-	tsemProgKeeperRegister     = "keeper_register"
-	tsemProgKernelReadFile     = "kernel_read_file"
-	tsemProgKeyAlloc           = "key_alloc"
-	tsemProgMmapFile           = "mmap_file"
-	tsemProgNetlinkSend        = "netlink_send"
-	tsemProgPlaneChoose        = "plane_choose"
-	tsemProgProbe              = "probe"
-	tsemProgPtraceAccessCheck  = "ptrace_access_check"
-	tsemProgPtraceTraceme      = "ptrace_traceme"
-	tsemProgRootChoose         = "root_choose"
-	tsemProgSbMount            = "sb_mount"
-	tsemProgShmAllocSecurity   = "shm_alloc_security"
-	tsemProgShmFreeSecurity    = "shm_free_security"
-	tsemProgShmShmat           = "shm_shmat"
-	tsemProgSocketBind         = "socket_bind"
-	tsemProgSocketConnect      = "socket_connect"
-	tsemProgSocketCreate       = "socket_create"
-	tsemProgSocketPostCreate   = "socket_post_create"
-	tsemProgSocketSendmsg      = "socket_sendmsg"
-	tsemProgTaskAlloc          = "task_alloc"
-	tsemProgTaskCaller         = "task_caller"
-	tsemProgTaskEnter          = "task_enter"
-	tsemProgTaskExit           = "task_exit"
-	tsemProgTaskFree           = "task_free"
-	tsemProgTaskGetioprio      = "task_getioprio"
-	tsemProgTaskGetpgid        = "task_getpgid"
-	tsemProgTaskGetscheduler   = "task_getscheduler"
-	tsemProgTaskGetsid         = "task_getsid"
-	tsemProgTaskKill           = "task_kill"
-	tsemProgTaskPrctl          = "task_prctl"
-	tsemProgTaskPrlimit        = "task_prlimit"
-	tsemProgTaskSetioprio      = "task_setioprio"
-	tsemProgTaskSetnice        = "task_setnice"
-	tsemProgTaskSetpgid        = "task_setpgid"
-	tsemProgTaskSetrlimit      = "task_setrlimit"
-	tsemProgTaskSetscheduler   = "task_setscheduler"
-	tsemProgThreadId           = "thread_id"
-	tsemProgUnixStreamConnect  = "unix_stream_connect"
-	tsemVarBuffersCount        = "buffers_count"
-	tsemVarContract            = "contract"
-	tsemVarIdentityKey         = "identity_key"
-	tsemVarLastTnum            = "last_tnum"
-	tsemVarLastTtd             = "last_ttd"
-	tsemVarMntNsInitial        = "mnt_ns_initial"
-	tsemVarMountLockAddress    = "mount_lock_address"
-	tsemVarPlaneDevice         = "plane_device"
-	tsemVarPlaneKeeper         = "plane_keeper"
-	tsemVarPolls               = "polls"
-	tsemVarProbeRuns           = "probe_runs"
-	tsemVarProbeThread         = "probe_thread"
-	tsemVarRenameLockAddress   = "rename_lock_address"
-	tsemVarRootIndex           = "root_index"
-	tsemVarSleepable           = "sleepable"
-	tsemVarTaiOffset           = "tai_offset"
-	tsemVarTaskFilter          = "task_filter"
+	tsemMapBirths                 = "births"
+	tsemMapBuffers                = "buffers"
+	tsemMapCreations              = "creations"
+	tsemMapCreators               = "creators"
+	tsemMapDigests                = "digests"
+	tsemMapGates                  = "gates"
+	tsemMapIpcObjects             = "ipc_objects"
+	tsemMapKeepers                = "keepers"
+	tsemMapMagazines              = "magazines"
+	tsemMapNamespaces             = "namespaces"
+	tsemMapSlots                  = "slots"
+	tsemMapSockets                = "sockets"
+	tsemMapTaskIds                = "task_ids"
+	tsemMapTasks                  = "tasks"
+	tsemProgBirthAnnounce         = "birth_announce"
+	tsemProgBpfMap                = "bpf_map"
+	tsemProgBprmCommittedCreds    = "bprm_committed_creds"
+	tsemProgCapable               = "capable"
+	tsemProgCapget                = "capget"
+	tsemProgCapset                = "capset"
+	tsemProgFileFcntl             = "file_fcntl"
+	tsemProgFileIoctl             = "file_ioctl"
+	tsemProgFileLock              = "file_lock"
+	tsemProgFileOpen              = "file_open"
+	tsemProgFileReceive           = "file_receive"
+	tsemProgFindLocks             = "find_locks"
+	tsemProgGateRegister          = "gate_register"
+	tsemProgInodeCreate           = "inode_create"
+	tsemProgInodeFreeSecurity     = "inode_free_security"
+	tsemProgInodeGetAcl           = "inode_get_acl"
+	tsemProgInodeGetattr          = "inode_getattr"
+	tsemProgInodeGetxattr         = "inode_getxattr"
+	tsemProgInodeInitSecurity     = "inode_init_security"
+	tsemProgInodeKillpriv         = "inode_killpriv"
+	tsemProgInodeLink             = "inode_link"
+	tsemProgInodeListxattr        = "inode_listxattr"
+	tsemProgInodeMkdir            = "inode_mkdir"
+	tsemProgInodeMknod            = "inode_mknod"
+	tsemProgInodeRemoveAcl        = "inode_remove_acl"
+	tsemProgInodeRemovexattr      = "inode_removexattr"
+	tsemProgInodeRename           = "inode_rename"
+	tsemProgInodeRmdir            = "inode_rmdir"
+	tsemProgInodeSetAcl           = "inode_set_acl"
+	tsemProgInodeSetattr          = "inode_setattr"
+	tsemProgInodeSetxattr         = "inode_setxattr"
+	tsemProgInodeSymlink          = "inode_symlink"
+	tsemProgInodeUnlink           = "inode_unlink"
+	tsemProgIpcPermission         = "ipc_permission"
+	tsemProgKeeperRegister        = "keeper_register"
+	tsemProgKernelReadFile        = "kernel_read_file"
+	tsemProgKeyAlloc              = "key_alloc"
+	tsemProgMmapFile              = "mmap_file"
+	tsemProgMsgQueueAllocSecurity = "msg_queue_alloc_security"
+	tsemProgMsgQueueAssociate     = "msg_queue_associate"
+	tsemProgMsgQueueFreeSecurity  = "msg_queue_free_security"
+	tsemProgMsgQueueMsgctl        = "msg_queue_msgctl"
+	tsemProgMsgQueueMsgrcv        = "msg_queue_msgrcv"
+	tsemProgMsgQueueMsgsnd        = "msg_queue_msgsnd"
+	tsemProgNetlinkSend           = "netlink_send"
+	tsemProgPlaneChoose           = "plane_choose"
+	tsemProgProbe                 = "probe"
+	tsemProgPtraceAccessCheck     = "ptrace_access_check"
+	tsemProgPtraceTraceme         = "ptrace_traceme"
+	tsemProgRootChoose            = "root_choose"
+	tsemProgSbMount               = "sb_mount"
+	tsemProgSemAllocSecurity      = "sem_alloc_security"
+	tsemProgSemAssociate          = "sem_associate"
+	tsemProgSemFreeSecurity       = "sem_free_security"
+	tsemProgSemSemctl             = "sem_semctl"
+	tsemProgSemSemop              = "sem_semop"
+	tsemProgShmAllocSecurity      = "shm_alloc_security"
+	tsemProgShmAssociate          = "shm_associate"
+	tsemProgShmFreeSecurity       = "shm_free_security"
+	tsemProgShmShmat              = "shm_shmat"
+	tsemProgShmShmctl             = "shm_shmctl"
+	tsemProgSocketBind            = "socket_bind"
+	tsemProgSocketConnect         = "socket_connect"
+	tsemProgSocketCreate          = "socket_create"
+	tsemProgSocketPostCreate      = "socket_post_create"
+	tsemProgSocketSendmsg         = "socket_sendmsg"
+	tsemProgTaskAlloc             = "task_alloc"
+	tsemProgTaskCaller            = "task_caller"
+	tsemProgTaskEnter             = "task_enter"
+	tsemProgTaskExit              = "task_exit"
+	tsemProgTaskFree              = "task_free"
+	tsemProgTaskGetioprio         = "task_getioprio"
+	tsemProgTaskGetpgid           = "task_getpgid"
+	tsemProgTaskGetscheduler      = "task_getscheduler"
+	tsemProgTaskGetsid            = "task_getsid"
+	tsemProgTaskKill              = "task_kill"
+	tsemProgTaskPrctl             = "task_prctl"
+	tsemProgTaskPrlimit           = "task_prlimit"
+	tsemProgTaskSetioprio         = "task_setioprio"
+	tsemProgTaskSetnice           = "task_setnice"
+	tsemProgTaskSetpgid           = "task_setpgid"
+	tsemProgTaskSetrlimit         = "task_setrlimit"
+	tsemProgTaskSetscheduler      = "task_setscheduler"
+	tsemProgThreadId              = "thread_id"
+	tsemProgUnixStreamConnect     = "unix_stream_connect"
+	tsemVarBuffersCount           = "buffers_count"
+	tsemVarContract               = "contract"
+	tsemVarIdentityKey            = "identity_key"
+	tsemVarLastTnum               = "last_tnum"
+	tsemVarLastTtd                = "last_ttd"
+	tsemVarMntNsInitial           = "mnt_ns_initial"
+	tsemVarMountLockAddress       = "mount_lock_address"
+	tsemVarPlaneDevice            = "plane_device"
+	tsemVarPlaneKeeper            = "plane_keeper"
+	tsemVarPolls                  = "polls"
+	tsemVarProbeRuns              = "probe_runs"
+	tsemVarProbeThread            = "probe_thread"
+	tsemVarRenameLockAddress      = "rename_lock_address"
+	tsemVarRootIndex              = "root_index"
+	tsemVarSleepable              = "sleepable"
+	tsemVarTaiOffset              = "tai_offset"
+	tsemVarTaskFilter             = "task_filter"
 )
 
 // loadTsem returns the embedded CollectionSpec for tsem.
@@ -368,62 +420,91 @@ type tsemSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tsemProgramSpecs struct {
-	BirthAnnounce      *ebpf.ProgramSpec `ebpf:"birth_announce"`
-	BpfMap             *ebpf.ProgramSpec `ebpf:"bpf_map"`
-	BprmCommittedCreds *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
-	Capable            *ebpf.ProgramSpec `ebpf:"capable"`
-	Capget             *ebpf.ProgramSpec `ebpf:"capget"`
-	Capset             *ebpf.ProgramSpec `ebpf:"capset"`
-	FileIoctl          *ebpf.ProgramSpec `ebpf:"file_ioctl"`
-	FileOpen           *ebpf.ProgramSpec `ebpf:"file_open"`
-	FindLocks          *ebpf.ProgramSpec `ebpf:"find_locks"`
-	GateRegister       *ebpf.ProgramSpec `ebpf:"gate_register"`
-	InodeCreate        *ebpf.ProgramSpec `ebpf:"inode_create"`
-	InodeFreeSecurity  *ebpf.ProgramSpec `ebpf:"inode_free_security"`
-	InodeGetattr       *ebpf.ProgramSpec `ebpf:"inode_getattr"`
-	InodeInitSecurity  *ebpf.ProgramSpec `ebpf:"inode_init_security"`
-	InodeRename        *ebpf.ProgramSpec `ebpf:"inode_rename"`
-	InodeSetAcl        *ebpf.ProgramSpec `ebpf:"inode_set_acl"`
-	InodeSetxattr      *ebpf.ProgramSpec `ebpf:"inode_setxattr"`
-	InodeUnlink        *ebpf.ProgramSpec `ebpf:"inode_unlink"`
-	KeeperRegister     *ebpf.ProgramSpec `ebpf:"keeper_register"`
-	KernelReadFile     *ebpf.ProgramSpec `ebpf:"kernel_read_file"`
-	KeyAlloc           *ebpf.ProgramSpec `ebpf:"key_alloc"`
-	MmapFile           *ebpf.ProgramSpec `ebpf:"mmap_file"`
-	NetlinkSend        *ebpf.ProgramSpec `ebpf:"netlink_send"`
-	PlaneChoose        *ebpf.ProgramSpec `ebpf:"plane_choose"`
-	Probe              *ebpf.ProgramSpec `ebpf:"probe"`
-	PtraceAccessCheck  *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
-	PtraceTraceme      *ebpf.ProgramSpec `ebpf:"ptrace_traceme"`
-	RootChoose         *ebpf.ProgramSpec `ebpf:"root_choose"`
-	SbMount            *ebpf.ProgramSpec `ebpf:"sb_mount"`
-	ShmAllocSecurity   *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
-	ShmFreeSecurity    *ebpf.ProgramSpec `ebpf:"shm_free_security"`
-	ShmShmat           *ebpf.ProgramSpec `ebpf:"shm_shmat"`
-	SocketBind         *ebpf.ProgramSpec `ebpf:"socket_bind"`
-	SocketConnect      *ebpf.ProgramSpec `ebpf:"socket_connect"`
-	SocketCreate       *ebpf.ProgramSpec `ebpf:"socket_create"`
-	SocketPostCreate   *ebpf.ProgramSpec `ebpf:"socket_post_create"`
-	SocketSendmsg      *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
-	TaskAlloc          *ebpf.ProgramSpec `ebpf:"task_alloc"`
-	TaskCaller         *ebpf.ProgramSpec `ebpf:"task_caller"`
-	TaskEnter          *ebpf.ProgramSpec `ebpf:"task_enter"`
-	TaskExit           *ebpf.ProgramSpec `ebpf:"task_exit"`
-	TaskFree           *ebpf.ProgramSpec `ebpf:"task_free"`
-	TaskGetioprio      *ebpf.ProgramSpec `ebpf:"task_getioprio"`
-	TaskGetpgid        *ebpf.ProgramSpec `ebpf:"task_getpgid"`
-	TaskGetscheduler   *ebpf.ProgramSpec `ebpf:"task_getscheduler"`
-	TaskGetsid         *ebpf.ProgramSpec `ebpf:"task_getsid"`
-	TaskKill           *ebpf.ProgramSpec `ebpf:"task_kill"`
-	TaskPrctl          *ebpf.ProgramSpec `ebpf:"task_prctl"`
-	TaskPrlimit        *ebpf.ProgramSpec `ebpf:"task_prlimit"`
-	TaskSetioprio      *ebpf.ProgramSpec `ebpf:"task_setioprio"`
-	TaskSetnice        *ebpf.ProgramSpec `ebpf:"task_setnice"`
-	TaskSetpgid        *ebpf.ProgramSpec `ebpf:"task_setpgid"`
-	TaskSetrlimit      *ebpf.ProgramSpec `ebpf:"task_setrlimit"`
-	TaskSetscheduler   *ebpf.ProgramSpec `ebpf:"task_setscheduler"`
-	ThreadId           *ebpf.ProgramSpec `ebpf:"thread_id"`
-	UnixStreamConnect  *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
+	BirthAnnounce         *ebpf.ProgramSpec `ebpf:"birth_announce"`
+	BpfMap                *ebpf.ProgramSpec `ebpf:"bpf_map"`
+	BprmCommittedCreds    *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
+	Capable               *ebpf.ProgramSpec `ebpf:"capable"`
+	Capget                *ebpf.ProgramSpec `ebpf:"capget"`
+	Capset                *ebpf.ProgramSpec `ebpf:"capset"`
+	FileFcntl             *ebpf.ProgramSpec `ebpf:"file_fcntl"`
+	FileIoctl             *ebpf.ProgramSpec `ebpf:"file_ioctl"`
+	FileLock              *ebpf.ProgramSpec `ebpf:"file_lock"`
+	FileOpen              *ebpf.ProgramSpec `ebpf:"file_open"`
+	FileReceive           *ebpf.ProgramSpec `ebpf:"file_receive"`
+	FindLocks             *ebpf.ProgramSpec `ebpf:"find_locks"`
+	GateRegister          *ebpf.ProgramSpec `ebpf:"gate_register"`
+	InodeCreate           *ebpf.ProgramSpec `ebpf:"inode_create"`
+	InodeFreeSecurity     *ebpf.ProgramSpec `ebpf:"inode_free_security"`
+	InodeGetAcl           *ebpf.ProgramSpec `ebpf:"inode_get_acl"`
+	InodeGetattr          *ebpf.ProgramSpec `ebpf:"inode_getattr"`
+	InodeGetxattr         *ebpf.ProgramSpec `ebpf:"inode_getxattr"`
+	InodeInitSecurity     *ebpf.ProgramSpec `ebpf:"inode_init_security"`
+	InodeKillpriv         *ebpf.ProgramSpec `ebpf:"inode_killpriv"`
+	InodeLink             *ebpf.ProgramSpec `ebpf:"inode_link"`
+	InodeListxattr        *ebpf.ProgramSpec `ebpf:"inode_listxattr"`
+	InodeMkdir            *ebpf.ProgramSpec `ebpf:"inode_mkdir"`
+	InodeMknod            *ebpf.ProgramSpec `ebpf:"inode_mknod"`
+	InodeRemoveAcl        *ebpf.ProgramSpec `ebpf:"inode_remove_acl"`
+	InodeRemovexattr      *ebpf.ProgramSpec `ebpf:"inode_removexattr"`
+	InodeRename           *ebpf.ProgramSpec `ebpf:"inode_rename"`
+	InodeRmdir            *ebpf.ProgramSpec `ebpf:"inode_rmdir"`
+	InodeSetAcl           *ebpf.ProgramSpec `ebpf:"inode_set_acl"`
+	InodeSetattr          *ebpf.ProgramSpec `ebpf:"inode_setattr"`
+	InodeSetxattr         *ebpf.ProgramSpec `ebpf:"inode_setxattr"`
+	InodeSymlink          *ebpf.ProgramSpec `ebpf:"inode_symlink"`
+	InodeUnlink           *ebpf.ProgramSpec `ebpf:"inode_unlink"`
+	IpcPermission         *ebpf.ProgramSpec `ebpf:"ipc_permission"`
+	KeeperRegister        *ebpf.ProgramSpec `ebpf:"keeper_register"`
+	KernelReadFile        *ebpf.ProgramSpec `ebpf:"kernel_read_file"`
+	KeyAlloc              *ebpf.ProgramSpec `ebpf:"key_alloc"`
+	MmapFile              *ebpf.ProgramSpec `ebpf:"mmap_file"`
+	MsgQueueAllocSecurity *ebpf.ProgramSpec `ebpf:"msg_queue_alloc_security"`
+	MsgQueueAssociate     *ebpf.ProgramSpec `ebpf:"msg_queue_associate"`
+	MsgQueueFreeSecurity  *ebpf.ProgramSpec `ebpf:"msg_queue_free_security"`
+	MsgQueueMsgctl        *ebpf.ProgramSpec `ebpf:"msg_queue_msgctl"`
+	MsgQueueMsgrcv        *ebpf.ProgramSpec `ebpf:"msg_queue_msgrcv"`
+	MsgQueueMsgsnd        *ebpf.ProgramSpec `ebpf:"msg_queue_msgsnd"`
+	NetlinkSend           *ebpf.ProgramSpec `ebpf:"netlink_send"`
+	PlaneChoose           *ebpf.ProgramSpec `ebpf:"plane_choose"`
+	Probe                 *ebpf.ProgramSpec `ebpf:"probe"`
+	PtraceAccessCheck     *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
+	PtraceTraceme         *ebpf.ProgramSpec `ebpf:"ptrace_traceme"`
+	RootChoose            *ebpf.ProgramSpec `ebpf:"root_choose"`
+	SbMount               *ebpf.ProgramSpec `ebpf:"sb_mount"`
+	SemAllocSecurity      *ebpf.ProgramSpec `ebpf:"sem_alloc_security"`
+	SemAssociate          *ebpf.ProgramSpec `ebpf:"sem_associate"`
+	SemFreeSecurity       *ebpf.ProgramSpec `ebpf:"sem_free_security"`
+	SemSemctl             *ebpf.ProgramSpec `ebpf:"sem_semctl"`
+	SemSemop              *ebpf.ProgramSpec `ebpf:"sem_semop"`
+	ShmAllocSecurity      *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
+	ShmAssociate          *ebpf.ProgramSpec `ebpf:"shm_associate"`
+	ShmFreeSecurity       *ebpf.ProgramSpec `ebpf:"shm_free_security"`
+	ShmShmat              *ebpf.ProgramSpec `ebpf:"shm_shmat"`
+	ShmShmctl             *ebpf.ProgramSpec `ebpf:"shm_shmctl"`
+	SocketBind            *ebpf.ProgramSpec `ebpf:"socket_bind"`
+	SocketConnect         *ebpf.ProgramSpec `ebpf:"socket_connect"`
+	SocketCreate          *ebpf.ProgramSpec `ebpf:"socket_create"`
+	SocketPostCreate      *ebpf.ProgramSpec `ebpf:"socket_post_create"`
+	SocketSendmsg         *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
+	TaskAlloc             *ebpf.ProgramSpec `ebpf:"task_alloc"`
+	TaskCaller            *ebpf.ProgramSpec `ebpf:"task_caller"`
+	TaskEnter             *ebpf.ProgramSpec `ebpf:"task_enter"`
+	TaskExit              *ebpf.ProgramSpec `ebpf:"task_exit"`
+	TaskFree              *ebpf.ProgramSpec `ebpf:"task_free"`
+	TaskGetioprio         *ebpf.ProgramSpec `ebpf:"task_getioprio"`
+	TaskGetpgid           *ebpf.ProgramSpec `ebpf:"task_getpgid"`
+	TaskGetscheduler      *ebpf.ProgramSpec `ebpf:"task_getscheduler"`
+	TaskGetsid            *ebpf.ProgramSpec `ebpf:"task_getsid"`
+	TaskKill              *ebpf.ProgramSpec `ebpf:"task_kill"`
+	TaskPrctl             *ebpf.ProgramSpec `ebpf:"task_prctl"`
+	TaskPrlimit           *ebpf.ProgramSpec `ebpf:"task_prlimit"`
+	TaskSetioprio         *ebpf.ProgramSpec `ebpf:"task_setioprio"`
+	TaskSetnice           *ebpf.ProgramSpec `ebpf:"task_setnice"`
+	TaskSetpgid           *ebpf.ProgramSpec `ebpf:"task_setpgid"`
+	TaskSetrlimit         *ebpf.ProgramSpec `ebpf:"task_setrlimit"`
+	TaskSetscheduler      *ebpf.ProgramSpec `ebpf:"task_setscheduler"`
+	ThreadId              *ebpf.ProgramSpec `ebpf:"thread_id"`
+	UnixStreamConnect     *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
 }
 
 // tsemMapSpecs contains maps before they are loaded into the kernel.
@@ -551,62 +632,91 @@ type tsemVariables struct {
 //
 // It can be passed to loadTsemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tsemPrograms struct {
-	BirthAnnounce      *ebpf.Program `ebpf:"birth_announce"`
-	BpfMap             *ebpf.Program `ebpf:"bpf_map"`
-	BprmCommittedCreds *ebpf.Program `ebpf:"bprm_committed_creds"`
-	Capable            *ebpf.Program `ebpf:"capable"`
-	Capget             *ebpf.Program `ebpf:"capget"`
-	Capset             *ebpf.Program `ebpf:"capset"`
-	FileIoctl          *ebpf.Program `ebpf:"file_ioctl"`
-	FileOpen           *ebpf.Program `ebpf:"file_open"`
-	FindLocks          *ebpf.Program `ebpf:"find_locks"`
-	GateRegister       *ebpf.Program `ebpf:"gate_register"`
-	InodeCreate        *ebpf.Program `ebpf:"inode_create"`
-	InodeFreeSecurity  *ebpf.Program `ebpf:"inode_free_security"`
-	InodeGetattr       *ebpf.Program `ebpf:"inode_getattr"`
-	InodeInitSecurity  *ebpf.Program `ebpf:"inode_init_security"`
-	InodeRename        *ebpf.Program `ebpf:"inode_rename"`
-	InodeSetAcl        *ebpf.Program `ebpf:"inode_set_acl"`
-	InodeSetxattr      *ebpf.Program `ebpf:"inode_setxattr"`
-	InodeUnlink        *ebpf.Program `ebpf:"inode_unlink"`
-	KeeperRegister     *ebpf.Program `ebpf:"keeper_register"`
-	KernelReadFile     *ebpf.Program `ebpf:"kernel_read_file"`
-	KeyAlloc           *ebpf.Program `ebpf:"key_alloc"`
-	MmapFile           *ebpf.Program `ebpf:"mmap_file"`
-	NetlinkSend        *ebpf.Program `ebpf:"netlink_send"`
-	PlaneChoose        *ebpf.Program `ebpf:"plane_choose"`
-	Probe              *ebpf.Program `ebpf:"probe"`
-	PtraceAccessCheck  *ebpf.Program `ebpf:"ptrace_access_check"`
-	PtraceTraceme      *ebpf.Program `ebpf:"ptrace_traceme"`
-	RootChoose         *ebpf.Program `ebpf:"root_choose"`
-	SbMount            *ebpf.Program `ebpf:"sb_mount"`
-	ShmAllocSecurity   *ebpf.Program `ebpf:"shm_alloc_security"`
-	ShmFreeSecurity    *ebpf.Program `ebpf:"shm_free_security"`
-	ShmShmat           *ebpf.Program `ebpf:"shm_shmat"`
-	SocketBind         *ebpf.Program `ebpf:"socket_bind"`
-	SocketConnect      *ebpf.Program `ebpf:"socket_connect"`
-	SocketCreate       *ebpf.Program `ebpf:"socket_create"`
-	SocketPostCreate   *ebpf.Program `ebpf:"socket_post_create"`
-	SocketSendmsg      *ebpf.Program `ebpf:"socket_sendmsg"`
-	TaskAlloc          *ebpf.Program `ebpf:"task_alloc"`
-	TaskCaller         *ebpf.Program `ebpf:"task_caller"`
-	TaskEnter          *ebpf.Program `ebpf:"task_enter"`
-	TaskExit           *ebpf.Program `ebpf:"task_exit"`
-	TaskFree           *ebpf.Program `ebpf:"task_free"`
-	TaskGetioprio      *ebpf.Program `ebpf:"task_getioprio"`
-	TaskGetpgid        *ebpf.Program `ebpf:"task_getpgid"`
-	TaskGetscheduler   *ebpf.Program `ebpf:"task_getscheduler"`
-	TaskGetsid         *ebpf.Program `ebpf:"task_getsid"`
-	TaskKill           *ebpf.Program `ebpf:"task_kill"`
-	TaskPrctl          *ebpf.Program `ebpf:"task_prctl"`
-	TaskPrlimit        *ebpf.Program `ebpf:"task_prlimit"`
-	TaskSetioprio      *ebpf.Program `ebpf:"task_setioprio"`
-	TaskSetnice        *ebpf.Program `ebpf:"task_setnice"`
-	TaskSetpgid        *ebpf.Program `ebpf:"task_setpgid"`
-	TaskSetrlimit      *ebpf.Program `ebpf:"task_setrlimit"`
-	TaskSetscheduler   *ebpf.Program `ebpf:"task_setscheduler"`
-	ThreadId           *ebpf.Program `ebpf:"thread_id"`
-	UnixStreamConnect  *ebpf.Program `ebpf:"unix_stream_connect"`
+	BirthAnnounce         *ebpf.Program `ebpf:"birth_announce"`
+	BpfMap                *ebpf.Program `ebpf:"bpf_map"`
+	BprmCommittedCreds    *ebpf.Program `ebpf:"bprm_committed_creds"`
+	Capable               *ebpf.Program `ebpf:"capable"`
+	Capget                *ebpf.Program `ebpf:"capget"`
+	Capset                *ebpf.Program `ebpf:"capset"`
+	FileFcntl             *ebpf.Program `ebpf:"file_fcntl"`
+	FileIoctl             *ebpf.Program `ebpf:"file_ioctl"`
+	FileLock              *ebpf.Program `ebpf:"file_lock"`
+	FileOpen              *ebpf.Program `ebpf:"file_open"`
+	FileReceive           *ebpf.Program `ebpf:"file_receive"`
+	FindLocks             *ebpf.Program `ebpf:"find_locks"`
+	GateRegister          *ebpf.Program `ebpf:"gate_register"`
+	InodeCreate           *ebpf.Program `ebpf:"inode_create"`
+	InodeFreeSecurity     *ebpf.Program `ebpf:"inode_free_security"`
+	InodeGetAcl           *ebpf.Program `ebpf:"inode_get_acl"`
+	InodeGetattr          *ebpf.Program `ebpf:"inode_getattr"`
+	InodeGetxattr         *ebpf.Program `ebpf:"inode_getxattr"`
+	InodeInitSecurity     *ebpf.Program `ebpf:"inode_init_security"`
+	InodeKillpriv         *ebpf.Program `ebpf:"inode_killpriv"`
+	InodeLink             *ebpf.Program `ebpf:"inode_link"`
+	InodeListxattr        *ebpf.Program `ebpf:"inode_listxattr"`
+	InodeMkdir            *ebpf.Program `ebpf:"inode_mkdir"`
+	InodeMknod            *ebpf.Program `ebpf:"inode_mknod"`
+	InodeRemoveAcl        *ebpf.Program `ebpf:"inode_remove_acl"`
+	InodeRemovexattr      *ebpf.Program `ebpf:"inode_removexattr"`
+	InodeRename           *ebpf.Program `ebpf:"inode_rename"`
+	InodeRmdir            *ebpf.Program `ebpf:"inode_rmdir"`
+	InodeSetAcl           *ebpf.Program `ebpf:"inode_set_acl"`
+	InodeSetattr          *ebpf.Program `ebpf:"inode_setattr"`
+	InodeSetxattr         *ebpf.Program `ebpf:"inode_setxattr"`
+	InodeSymlink          *ebpf.Program `ebpf:"inode_symlink"`
+	InodeUnlink           *ebpf.Program `ebpf:"inode_unlink"`
+	IpcPermission         *ebpf.Program `ebpf:"ipc_permission"`
+	KeeperRegister        *ebpf.Program `ebpf:"keeper_register"`
+	KernelReadFile        *ebpf.Program `ebpf:"kernel_read_file"`
+	KeyAlloc              *ebpf.Program `ebpf:"key_alloc"`
+	MmapFile              *ebpf.Program `ebpf:"mmap_file"`
+	MsgQueueAllocSecurity *ebpf.Program `ebpf:"msg_queue_alloc_security"`
+	MsgQueueAssociate     *ebpf.Program `ebpf:"msg_queue_associate"`
+	MsgQueueFreeSecurity  *ebpf.Program `ebpf:"msg_queue_free_security"`
+	MsgQueueMsgctl        *ebpf.Program `ebpf:"msg_queue_msgctl"`
+	MsgQueueMsgrcv        *ebpf.Program `ebpf:"msg_queue_msgrcv"`
+	MsgQueueMsgsnd        *ebpf.Program `ebpf:"msg_queue_msgsnd"`
+	NetlinkSend           *ebpf.Program `ebpf:"netlink_send"`
+	PlaneChoose           *ebpf.Program `ebpf:"plane_choose"`
+	Probe                 *ebpf.Program `ebpf:"probe"`
+	PtraceAccessCheck     *ebpf.Program `ebpf:"ptrace_access_check"`
+	PtraceTraceme         *ebpf.Program `ebpf:"ptrace_traceme"`
+	RootChoose            *ebpf.Program `ebpf:"root_choose"`
+	SbMount               *ebpf.Program `ebpf:"sb_mount"`
+	SemAllocSecurity      *ebpf.Program `ebpf:"sem_alloc_security"`
+	SemAssociate          *ebpf.Program `ebpf:"sem_associate"`
+	SemFreeSecurity       *ebpf.Program `ebpf:"sem_free_security"`
+	SemSemctl             *ebpf.Program `ebpf:"sem_semctl"`
+	SemSemop              *ebpf.Program `ebpf:"sem_semop"`
+	ShmAllocSecurity      *ebpf.Program `ebpf:"shm_alloc_security"`
+	ShmAssociate          *ebpf.Program `ebpf:"shm_associate"`
+	ShmFreeSecurity       *ebpf.Program `ebpf:"shm_free_security"`
+	ShmShmat              *ebpf.Program `ebpf:"shm_shmat"`
+	ShmShmctl             *ebpf.Program `ebpf:"shm_shmctl"`
+	SocketBind            *ebpf.Program `ebpf:"socket_bind"`
+	SocketConnect         *ebpf.Program `ebpf:"socket_connect"`
+	SocketCreate          *ebpf.Program `ebpf:"socket_create"`
+	SocketPostCreate      *ebpf.Program `ebpf:"socket_post_create"`
+	SocketSendmsg         *ebpf.Program `ebpf:"socket_sendmsg"`
+	TaskAlloc             *ebpf.Program `ebpf:"task_alloc"`
+	TaskCaller            *ebpf.Program `ebpf:"task_caller"`
+	TaskEnter             *ebpf.Program `ebpf:"task_enter"`
+	TaskExit              *ebpf.Program `ebpf:"task_exit"`
+	TaskFree              *ebpf.Program `ebpf:"task_free"`
+	TaskGetioprio         *ebpf.Program `ebpf:"task_getioprio"`
+	TaskGetpgid           *ebpf.Program `ebpf:"task_getpgid"`
+	TaskGetscheduler      *ebpf.Program `ebpf:"task_getscheduler"`
+	TaskGetsid            *ebpf.Program `ebpf:"task_getsid"`
+	TaskKill              *ebpf.Program `ebpf:"task_kill"`
+	TaskPrctl             *ebpf.Program `ebpf:"task_prctl"`
+	TaskPrlimit           *ebpf.Program `ebpf:"task_prlimit"`
+	TaskSetioprio         *ebpf.Program `ebpf:"task_setioprio"`
+	TaskSetnice           *ebpf.Program `ebpf:"task_setnice"`
+	TaskSetpgid           *ebpf.Program `ebpf:"task_setpgid"`
+	TaskSetrlimit         *ebpf.Program `ebpf:"task_setrlimit"`
+	TaskSetscheduler      *ebpf.Program `ebpf:"task_setscheduler"`
+	ThreadId              *ebpf.Program `ebpf:"thread_id"`
+	UnixStreamConnect     *ebpf.Program `ebpf:"unix_stream_connect"`
 }
 
 func (p *tsemPrograms) Close() error {
@@ -617,22 +727,44 @@ func (p *tsemPrograms) Close() error {
 		p.Capable,
 		p.Capget,
 		p.Capset,
+		p.FileFcntl,
 		p.FileIoctl,
+		p.FileLock,
 		p.FileOpen,
+		p.FileReceive,
 		p.FindLocks,
 		p.GateRegister,
 		p.InodeCreate,
 		p.InodeFreeSecurity,
+		p.InodeGetAcl,
 		p.InodeGetattr,
+		p.InodeGetxattr,
 		p.InodeInitSecurity,
+		p.InodeKillpriv,
+		p.InodeLink,
+		p.InodeListxattr,
+		p.InodeMkdir,
+		p.InodeMknod,
+		p.InodeRemoveAcl,
+		p.InodeRemovexattr,
 		p.InodeRename,
+		p.InodeRmdir,
 		p.InodeSetAcl,
+		p.InodeSetattr,
 		p.InodeSetxattr,
+		p.InodeSymlink,
 		p.InodeUnlink,
+		p.IpcPermission,
 		p.KeeperRegister,
 		p.KernelReadFile,
 		p.KeyAlloc,
 		p.MmapFile,
+		p.MsgQueueAllocSecurity,
+		p.MsgQueueAssociate,
+		p.MsgQueueFreeSecurity,
+		p.MsgQueueMsgctl,
+		p.MsgQueueMsgrcv,
+		p.MsgQueueMsgsnd,
 		p.NetlinkSend,
 		p.PlaneChoose,
 		p.Probe,
@@ -640,9 +772,16 @@ func (p *tsemPrograms) Close() error {
 		p.PtraceTraceme,
 		p.RootChoose,
 		p.SbMount,
+		p.SemAllocSecurity,
+		p.SemAssociate,
+		p.SemFreeSecurity,
+		p.SemSemctl,
+		p.SemSemop,
 		p.ShmAllocSecurity,
+		p.ShmAssociate,
 		p.ShmFreeSecurity,
 		p.ShmShmat,
+		p.ShmShmctl,
 		p.SocketBind,
 		p.SocketConnect,
 		p.SocketCreate,

@@ -192,6 +192,14 @@ struct dentry {
 	struct super_block *d_sb;
 };
 
+struct iattr {
+	unsigned int ia_valid;
+	umode_t ia_mode;
+	kuid_t ia_uid;	/* or the one of an idmapped mount, in a union */
+	kgid_t ia_gid;
+	s64 ia_size;
+};
+
 struct posix_acl_entry {
 	short e_tag;
 	unsigned short e_perm;
@@ -338,6 +346,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct mm_struct *mm;
 	const struct cred *cred;
+	const struct cred *real_cred;
 	struct fs_struct *fs;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
@@ -413,6 +422,8 @@ struct kern_ipc_perm {
 };
 
 struct key;
+struct msg_msg;
+struct sembuf;
 
 struct bpf_map {
 	enum bpf_map_type map_type;

@@ -27,7 +27,7 @@ const (
 	queueLimit = 4 << 20
 	// lookEvery is how often it is looked whether a namespace has tasks, and its queue records.
 	lookEvery = 100 * time.Millisecond
-	// eventsPerKiB: an event of a hook that cannot sleep takes at most 296 bytes (namespace.DefaultCache).
+	// eventsPerKiB: an event of a hook that cannot sleep takes at most 296 bytes without a path (namespace.DefaultCache).
 	eventsPerKiB = 3
 )
 

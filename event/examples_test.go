@@ -63,6 +63,13 @@ func (v *inverse) num(text any) uint64 {
 
 func (v *inverse) u32(o any, key string) uint32 { return uint32(v.num(o.(object)[key])) }
 
+// scalars appends members of an object.
+func (v *inverse) scalars(o any, keys ...string) {
+	for _, key := range keys {
+		v.Cell(eventtest.Scalar, v.num(o.(object)[key]))
+	}
+}
+
 func fixed(text any, size int) []byte {
 	b := make([]byte, size)
 	copy(b, text.(string))
@@ -72,14 +79,16 @@ func fixed(text any, size int) []byte {
 // add appends the cells of one member of an event.
 func (v *inverse) add(s *shape, value any) {
 	switch s {
-	case u32, s32, u64, hex64, octal, spacedU32, nsidSet, nsid, prctlOption, prctlArg2:
+	case u16, u32, s32, s64, u64, hex64, octal, spacedU32, nsidSet, nsid, prctlOption, prctlArg2:
 		v.Cell(eventtest.Scalar, v.num(value))
 	case mapType:
 		v.Cell(eventtest.Scalar, v.num(value.(object)["map_type"]))
+	case device:
+		v.Cell(eventtest.Scalar, uint64(v.u32(value, "major"))<<20|uint64(v.u32(value, "minor")))
+	case attributes:
+		v.scalars(value, "valid", "mode", "uid", "gid", "size")
 	case rlimit:
-		for _, key := range []string{"resource", "current", "max"} {
-			v.Cell(eventtest.Scalar, v.num(value.(object)[key]))
-		}
+		v.scalars(value, "resource", "current", "max")
 	case taskID, wideTaskID:
 		v.Cell(eventtest.Task, v.id(value))
 	case text, optionalText:

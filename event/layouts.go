@@ -32,6 +32,13 @@ func (m *Mapper) rlimit(b []byte) []byte {
 	return m.u64(m.u64(b))
 }
 
+func (m *Mapper) attributes(b []byte) []byte {
+	for range 4 {
+		b = m.u32(b)
+	}
+	return m.u64(b)
+}
+
 func (m *Mapper) text(b []byte) []byte { return appendString(b, m.cells.next()) }
 
 func (m *Mapper) bytes(b []byte) []byte { return append(b, m.cells.next()...) }
@@ -197,6 +204,7 @@ func (m *Mapper) prctlOption(b []byte) []byte {
 var v3Layouts = map[Hook]layout{
 	13: (*Mapper).prctlV3,
 	15: (*Mapper).mmapV3,
+	56: (*Mapper).noneV3,
 	61: (*Mapper).netlinkV3,
 	82: (*Mapper).bpfMapV3,
 }
@@ -238,6 +246,11 @@ func (m *Mapper) netlinkV3(b []byte) []byte {
 		b = appendU32(b, flags)
 	}
 	return b
+}
+
+// noneV3: the event has no case, and so its name is hashed, and the digest of nothing.
+func (m *Mapper) noneV3(b []byte) []byte {
+	return m.sum(append(b, "msg_queue_msgsnd"...), nil)
 }
 
 // bpfMapV3: another reversed test. The type of the map is all that is hashed.

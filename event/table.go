@@ -61,6 +61,9 @@ var table = []row{
 	{14, "file_open", KindEvent, []member{{"file", file}}},
 	{15, "mmap_file", KindEvent, []member{{"file", optionalFile}, {"prot", u32}, {"flags", u32}}},
 	{16, "file_ioctl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
+	{17, "file_lock", KindEvent, []member{{"file", file}, {"cmd", u32}}},
+	{18, "file_fcntl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
+	{19, "file_receive", KindEvent, []member{{"file", file}}},
 	{20, "unix_stream_connect", KindAsync, []member{{"sock", sock}, {"other", sock}}},
 	{22, "socket_create", KindEvent, []member{{"family", u32}, {"type", u32}, {"protocol", u32}, {"kern", u32}}},
 	{23, "socket_connect", KindEvent, []member{{"sock", sock}, {"addr", address}}},
@@ -69,15 +72,35 @@ var table = []row{
 	{34, "ptrace_traceme", KindAsync, []member{{"source", taskID}}},
 	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
 	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
+	{44, "shm_associate", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
+	{45, "shm_shmctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
 	{46, "shm_shmat", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
+	{47, "sem_associate", KindAsync, []member{{"perm", ipc}, {"semflg", s32}}},
+	{48, "sem_semctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
+	{49, "sem_semop", KindAsync, []member{{"perm", ipc}, {"nsops", u32}, {"alter", s32}}},
+	{54, "msg_queue_associate", KindAsync, []member{{"perm", ipc}, {"msqflg", s32}}},
+	{55, "msg_queue_msgctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
+	{56, "msg_queue_msgsnd", KindAsync, []member{{"perm", ipc}, {"msqflg", s32}}},
+	{57, "msg_queue_msgrcv", KindAsync, []member{{"perm", ipc}, {"target", taskID}, {"type", s64}, {"mode", s32}}},
+	{58, "ipc_permission", KindAsync, []member{{"ipcp", ipc}, {"flag", u16}}},
 	{59, "key_alloc", KindEvent, []member{{"cred", creds}, {"flags", u64}}},
 	{61, "netlink_send", KindEvent, []member{{"sock", sock}, {"uid", u32}, {"gid", u32}, {"portid", u32},
 		{"dst_group", u32}, {"flags", u32}, {"nsid_set", nsidSet}, {"nsid", nsid}}},
 	{62, "inode_create", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
+	{63, "inode_link", KindEvent, []member{{"old_dentry", dentry}, {"dir", inode}, {"new_dentry", dentry}}},
 	{64, "inode_unlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
+	{65, "inode_symlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"old_name", text}}},
+	{66, "inode_mkdir", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
+	{67, "inode_rmdir", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
+	{68, "inode_mknod", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}, {"dev", device}}},
 	{69, "inode_rename", KindEvent, []member{{"old_dir", inode}, {"old_dentry", dentry}, {"new_dir", inode}, {"new_dentry", dentry}}},
+	{70, "inode_setattr", KindEvent, []member{{"dentry", dentry}, {"attr", attributes}}},
 	{71, "inode_getattr", KindEvent, []member{{"path", dentry}}},
 	{72, "inode_setxattr", KindEvent, []member{{"dentry", dentry}, {"name", text}, {"value", base64}, {"flags", s32}}},
+	{73, "inode_getxattr", KindEvent, []member{{"dentry", dentry}, {"name", text}}},
+	{74, "inode_listxattr", KindEvent, []member{{"dentry", dentry}}},
+	{75, "inode_removexattr", KindEvent, []member{{"dentry", dentry}, {"name", text}}},
+	{76, "inode_killpriv", KindEvent, []member{{"dentry", dentry}}},
 	{82, "bpf_map", KindEvent, []member{{"map", mapType}, {"fmode", u32}}},
 	{84, "ptrace_access_check", KindAsync, []member{{"child", taskID}, {"mode", spacedU32}}},
 	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
@@ -110,8 +133,10 @@ type printer func(e *Encoder, dst []byte) []byte
 
 // The shapes.
 var (
+	u16            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u16}
 	u32            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
 	s32            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
+	s64            = &shape{one(cellScalar), false, (*Encoder).s64, (*Mapper).u64}
 	u64            = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
 	hex64          = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
 	octal          = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
@@ -119,12 +144,14 @@ var (
 	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType, (*Mapper).u32}
 	taskID         = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
 	wideTaskID     = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
-	rlimit         = &shape{[]cellSet{oneOf(cellScalar), oneOf(cellScalar), oneOf(cellScalar)}, false, (*Encoder).rlimit, (*Mapper).rlimit}
+	rlimit         = &shape{slices.Repeat(one(cellScalar), 3), false, (*Encoder).rlimit, (*Mapper).rlimit}
 	prctlOption    = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
 	prctlArg2      = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
 	inode          = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
 	path           = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
 	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
+	device         = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
+	attributes     = &shape{slices.Repeat(one(cellScalar), 5), false, (*Encoder).attributes, (*Mapper).attributes}
 	file           = &shape{fileCells, false, (*Encoder).file, (*Mapper).file}
 	optionalFile   = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
 	sock           = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}

@@ -19,6 +19,10 @@ func (e *Encoder) s32(dst []byte) []byte {
 	return appendInt(dst, `"`, int64(int32(e.cells.u32())))
 }
 
+func (e *Encoder) s64(dst []byte) []byte {
+	return appendInt(dst, `"`, int64(e.cells.scalar()))
+}
+
 func (e *Encoder) u64(dst []byte) []byte { return appendUint(dst, `"`, e.cells.scalar()) }
 
 func (e *Encoder) hex64(dst []byte) []byte {
@@ -42,6 +46,28 @@ func (e *Encoder) rlimit(dst []byte) []byte {
 	dst = append(dst, `, "current": `...)
 	dst = e.u64(dst)
 	dst = append(dst, `, "max": `...)
+	dst = e.u64(dst)
+	return append(dst, '}')
+}
+
+// device is major and minor number as the kernel has them in one.
+func (e *Encoder) device(dst []byte) []byte {
+	dev := e.cells.u32()
+	dst = appendUint(dst, `{"major": "`, uint64(dev>>20))
+	dst = appendUint(dst, `, "minor": "`, uint64(dev&0xfffff))
+	return append(dst, '}')
+}
+
+func (e *Encoder) attributes(dst []byte) []byte {
+	dst = append(dst, `{"valid": `...)
+	dst = e.u32(dst)
+	dst = append(dst, `, "mode": `...)
+	dst = e.octal(dst)
+	dst = append(dst, `, "uid": `...)
+	dst = e.u32(dst)
+	dst = append(dst, `, "gid": `...)
+	dst = e.u32(dst)
+	dst = append(dst, `, "size": `...)
 	dst = e.u64(dst)
 	return append(dst, '}')
 }

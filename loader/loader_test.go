@@ -39,8 +39,8 @@ func TestListAndPrograms(t *testing.T) {
 		}
 	}
 	bookkeeping := []string{
-		"bprm_committed_creds", "inode_free_security", "inode_init_security", "inode_set_acl", "shm_alloc_security",
-		"shm_free_security", "socket_post_create", "task_alloc", "task_free",
+		"bprm_committed_creds", "inode_free_security", "inode_get_acl", "inode_init_security", "inode_remove_acl", "inode_set_acl",
+		"msg_queue_alloc_security", "msg_queue_free_security", "sem_alloc_security", "sem_free_security", "shm_alloc_security", "shm_free_security", "socket_post_create", "task_alloc", "task_free",
 	}
 	for _, name := range hookNames(spec) {
 		if _, raises := kinds[name]; raises == slices.Contains(bookkeeping, name) {

@@ -39,8 +39,8 @@ const (
 	pinLink    = "link_"
 )
 
-// aboutMax is the size of the map `about`: four times what it says of 36 events.
-const aboutMax = 64 << 10
+// aboutMax is the size of the map `about`: more than four times what it says of 59 events.
+const aboutMax = 32 << 10
 
 // about is what whoever opens a pinned kernel half has to know of it, without looking at the
 // object or the kernel. It is JSON, in a map of its own.

@@ -62,7 +62,8 @@ type Config struct {
 
 const (
 	// DefaultCache is TSEM's own, where 32 structures are kept for all hooks together
-	// (TSEM v3, event.c). An event of a hook that cannot sleep on any kernel takes 184 to 296 bytes.
+	// (TSEM v3, event.c). An event of a hook that cannot sleep on any kernel takes 184 to 296 bytes
+	// if there is no path in it.
 	DefaultCache = 32
 	// MaxCache makes magazines of 512 MiB.
 	MaxCache = 4 << 10

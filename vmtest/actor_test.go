@@ -77,12 +77,14 @@ func capabilities(pid int, set string) uint64 {
 }
 
 // call makes a system call for which there is no function.
-func call(number uintptr, args ...uintptr) {
-	var a [3]uintptr
+func call(number uintptr, args ...uintptr) uintptr {
+	var a [6]uintptr
 	copy(a[:], args)
-	if _, _, errno := unix.Syscall(number, a[0], a[1], a[2]); errno != 0 {
+	result, _, errno := unix.Syscall6(number, a[0], a[1], a[2], a[3], a[4], a[5])
+	if errno != 0 {
 		must(errno)
 	}
+	return result
 }
 
 // threadTime is how long the calling thread has had a CPU, in ns.
@@ -131,6 +133,22 @@ const (
 
 // noOption is none of prctl.
 const noOption = 0x7fffffff
+
+const (
+	ipcKey    = 0x7473656d
+	ipcNoWait = 0o4000
+	ipcInfo   = 3 // of include/uapi/linux/ipc.h, as unix.IPC_STAT and unix.IPC_RMID
+)
+
+// controls asks about an object, asks about all of its kind, and removes it. The commands come
+// behind the id and as many arguments as skip says.
+func controls(number, id uintptr, skip int) {
+	for _, command := range []uintptr{unix.IPC_STAT, ipcInfo, unix.IPC_RMID} {
+		args := make([]uintptr, 3+skip)
+		args[0], args[1+skip], args[2+skip] = id, command, uintptr(unsafe.Pointer(new([256]byte)))
+		call(number, args...)
+	}
+}
 
 // getCapabilities reads the capabilities of a task, in halves of 32; 0 is the caller.
 func getCapabilities(pid int) (sets [2]unix.CapUserData) {
@@ -207,6 +225,30 @@ var acts = map[string]act{
 			must(err)
 		}
 	},
+	"file_lock": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() { must(unix.Flock(fd, unix.LOCK_EX)) }
+	},
+	"file_fcntl": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() {
+			_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+			must(err)
+		}
+	},
+	"file_receive": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		must(err)
+		must(unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(fd), nil, 0))
+		return func() {
+			_, _, _, _, err := unix.Recvmsg(pair[1], make([]byte, 1), make([]byte, unix.CmsgSpace(4)), 0)
+			must(err)
+		}
+	},
 	"file_ioctl_pipe": func(dir string, know func(string, string, ...any)) func() {
 		var p [2]int
 		must(unix.Pipe(p[:]))
@@ -230,6 +272,55 @@ var acts = map[string]act{
 			knowFlags(open(dir+"/two", unix.O_RDONLY, 0), know)
 			must(unix.Unlink(dir + "/two"))
 		}
+	},
+	"inode_link": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Link(plain(dir), dir+"/linked")) }
+	},
+	"inode_symlink": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Symlink("../what/there is not", dir+"/symbolic")) }
+	},
+	"inode_mkdir": func(dir string, know func(string, string, ...any)) func() {
+		unix.Umask(0o022)
+		return func() {
+			must(unix.Mkdir(dir+"/made", 0o757))
+			must(unix.Rmdir(dir + "/made"))
+		}
+	},
+	"inode_rmdir": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Rmdir(dir + "/old")) }
+	},
+	"inode_mknod": func(dir string, know func(string, string, ...any)) func() {
+		unix.Umask(0o022)
+		return func() { must(unix.Mknod(dir+"/node", unix.S_IFCHR|0o626, int(unix.Mkdev(1, 3)))) }
+	},
+	"inode_setattr": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			must(unix.Chmod(plain(dir), 0o4640))
+			must(unix.Truncate(plain(dir), 1<<33))
+			must(unix.Chown(plain(dir), 12, 34))
+		}
+	},
+	"inode_getxattr": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			if _, err := unix.Getxattr(plain(dir), "user.none", nil); err != unix.ENODATA {
+				must(fmt.Errorf("an attribute that there is not: %w", err))
+			}
+		}
+	},
+	"inode_listxattr": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			_, err := unix.Listxattr(plain(dir), nil)
+			must(err)
+		}
+	},
+	"inode_removexattr": func(dir string, know func(string, string, ...any)) func() {
+		must(unix.Setxattr(plain(dir), "user.test", []byte("x"), 0))
+		return func() { must(unix.Removexattr(plain(dir), "user.test")) }
+	},
+	"inode_killpriv": func(dir string, know func(string, string, ...any)) func() {
+		// Version 2 of a file's capabilities (struct vfs_cap_data), none of which is there.
+		must(unix.Setxattr(plain(dir), "security.capability", []byte{3: 2, 19: 0}, 0))
+		return func() { must(unix.Chown(plain(dir), 12, 34)) }
 	},
 	"inode_unlink": func(dir string, know func(string, string, ...any)) func() {
 		return func() { must(unix.Unlink(plain(dir))) }
@@ -423,6 +514,33 @@ var acts = map[string]act{
 		must(unix.Mkdir(dir+"/here", 0o755))
 		return func() {
 			must(unix.Mount("a source", dir+"/here", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m"))
+		}
+	},
+	"shm_shmctl": func(dir string, know func(string, string, ...any)) func() {
+		call(unix.SYS_SHMGET, ipcKey, 4096, 0o640|unix.IPC_CREAT)
+		return func() {
+			id := call(unix.SYS_SHMGET, ipcKey, 4096, 0o200)
+			controls(unix.SYS_SHMCTL, id, 0)
+		}
+	},
+	"sem_semop": func(dir string, know func(string, string, ...any)) func() {
+		call(unix.SYS_SEMGET, ipcKey, 2, 0o640|unix.IPC_CREAT)
+		return func() {
+			id := call(unix.SYS_SEMGET, ipcKey, 2, 0o200)
+			// struct sembuf: number, operation, flags. One semaphore is set and the other one looked at.
+			operations := [2][3]int16{{0, 1, 0}, {1, 0, 0}}
+			call(unix.SYS_SEMOP, id, uintptr(unsafe.Pointer(&operations)), 2)
+			controls(unix.SYS_SEMCTL, id, 1)
+		}
+	},
+	"msg_queue_msgsnd": func(dir string, know func(string, string, ...any)) func() {
+		call(unix.SYS_MSGGET, ipcKey, 0o640|unix.IPC_CREAT)
+		return func() {
+			id := call(unix.SYS_MSGGET, ipcKey, 0o200)
+			message := [2]int64{7, 0} // struct msgbuf: type, text
+			call(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message)), 8, ipcNoWait)
+			call(unix.SYS_MSGRCV, id, uintptr(unsafe.Pointer(&message)), 8, 7, ipcNoWait)
+			controls(unix.SYS_MSGCTL, id, 0)
 		}
 	},
 	"shm_shmat": func(dir string, know func(string, string, ...any)) func() {

@@ -136,6 +136,23 @@ func (x *expected) sock(family, kind, protocol int) object {
 	return object{"family": strconv.Itoa(family), "type": strconv.Itoa(kind), "protocol": strconv.Itoa(protocol), "owner": x.task}
 }
 
+// ipc is an object of the actor.
+func (x *expected) ipc() object {
+	return object{"uid": "0", "gid": "0", "cuid": "0", "cgid": "0", "mode": "0640", "owner": x.task}
+}
+
+// S_IRUGO and S_IWUGO, which the kernel wants of an object.
+const ipcRead, ipcWrite = "292", "146"
+
+// controls are the events of the actor's function of this name.
+func (x *expected) controls(hook string) []object {
+	return []object{
+		{"ipc_permission": object{"ipcp": x.ipc(), "flag": ipcRead}},
+		{hook: object{"perm": x.ipc(), "cmd": fmt.Sprint(unix.IPC_STAT)}},
+		{hook: object{"perm": x.ipc(), "cmd": fmt.Sprint(unix.IPC_RMID)}},
+	}
+}
+
 func inet(port uint16, address string) object {
 	// As a little-endian host reads the bytes of the network.
 	return object{"af_inet": object{"port": strconv.Itoa(int(port>>8 | port<<8)), "address": address}}
@@ -146,7 +163,7 @@ const localhost = "16777343" // 127.0.0.1, 0x0100007f
 var expectations = []expectation{
 	{"nothing", func(x *expected) []object { return nil }},
 	{"file_open", func(x *expected) []object {
-		return []object{{"file_open": object{"file": x.plainFile()}}}
+		return []object{{"file_open": object{"file": x.plainFile()}}, getsFlags(x.plainFile())}
 	}},
 	{"file_open_special", func(x *expected) []object { return nil }},
 	{"mmap_file", func(x *expected) []object {
@@ -157,6 +174,15 @@ var expectations = []expectation{
 	}},
 	{"file_ioctl", func(x *expected) []object {
 		return []object{{"file_ioctl": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.FS_IOC_GETFLAGS)}}}
+	}},
+	{"file_lock", func(x *expected) []object {
+		return []object{{"file_lock": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_WRLCK)}}}
+	}},
+	{"file_fcntl", func(x *expected) []object {
+		return []object{{"file_fcntl": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_GETFD)}}}
+	}},
+	{"file_receive", func(x *expected) []object {
+		return []object{{"file_receive": object{"file": x.plainFile()}}}
 	}},
 	{"file_ioctl_pipe", func(x *expected) []object {
 		return []object{{"file_ioctl": object{"cmd": fmt.Sprint(unix.TIOCINQ), "file": object{
@@ -175,11 +201,61 @@ var expectations = []expectation{
 					"flags": fmt.Sprint(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | 0x8000), "inode": file, "path": x.created(x.path(name), i+1), "digest": emptyDigest,
 				}}})
 		}
-		return append(events,
-			object{"file_open": object{"file": object{
-				"flags": x.fact("flags"), "inode": file, "path": x.created(x.path("/two"), 2), "digest": emptyDigest,
-			}}},
+		created := object{"flags": x.fact("flags"), "inode": file, "path": x.created(x.path("/two"), 2), "digest": emptyDigest}
+		return append(events, object{"file_open": object{"file": created}}, getsFlags(created),
 			object{"inode_unlink": object{"dir": x.folder, "dentry": object{"inode": file, "path": x.created(x.entry("/two"), 2)}}})
+	}},
+	{"inode_link", func(x *expected) []object {
+		return []object{{"inode_link": object{"old_dentry": object{"inode": x.plain, "path": x.entry("/plain")}, "dir": x.folder,
+			"new_dentry": object{"path": x.entry("/linked")}}}}
+	}},
+	{"inode_symlink", func(x *expected) []object {
+		return []object{{"inode_symlink": object{"dir": x.folder, "dentry": object{"path": x.entry("/symbolic")}, "old_name": "../what/there is not"}}}
+	}},
+	{"inode_mkdir", func(x *expected) []object {
+		path := x.created(x.entry("/made"), 1)
+		return []object{
+			{"inode_mkdir": object{"dir": x.folder, "dentry": object{"path": path}, "mode": "0757"}},
+			{"inode_rmdir": object{"dir": x.folder, "dentry": object{"inode": maps(x.folder, object{"mode": "040755"}), "path": path}}},
+		}
+	}},
+	{"inode_rmdir", func(x *expected) []object {
+		return []object{{"inode_rmdir": object{"dir": x.folder, "dentry": object{"inode": maps(x.folder, object{"mode": "040710"}), "path": x.entry("/old")}}}}
+	}},
+	{"inode_mknod", func(x *expected) []object {
+		return []object{{"inode_mknod": object{"dir": x.folder, "dentry": object{"path": x.entry("/node")}, "mode": "020626",
+			"dev": object{"major": "1", "minor": "3"}}}}
+	}},
+	{"inode_setattr", func(x *expected) []object {
+		set := func(mode string, attr object) object {
+			return object{"inode_setattr": object{
+				"dentry": object{"inode": maps(x.plain, object{"mode": mode}), "path": x.entry("/plain")},
+				"attr":   maps(object{"mode": "00", "uid": "0", "gid": "0", "size": "0"}, attr),
+			}}
+		}
+		// ATTR_MODE and CTIME; SIZE; MODE, UID, GID, CTIME and KILL_SUID (include/linux/fs.h).
+		return []object{
+			set("0100604", object{"valid": "65", "mode": "0104640"}),
+			set("0104640", object{"valid": "8", "size": fmt.Sprint(1 << 33)}),
+			set("0104640", object{"valid": "2119", "mode": "0100640", "uid": "12", "gid": "34"}),
+		}
+	}},
+	{"inode_getxattr", func(x *expected) []object {
+		return []object{{"inode_getxattr": object{"dentry": object{"inode": x.plain, "path": x.entry("/plain")}, "name": "user.none"}}}
+	}},
+	{"inode_listxattr", func(x *expected) []object {
+		return []object{{"inode_listxattr": object{"dentry": object{"inode": x.plain, "path": x.entry("/plain")}}}}
+	}},
+	{"inode_removexattr", func(x *expected) []object {
+		return []object{{"inode_removexattr": object{"dentry": object{"inode": x.plain, "path": x.entry("/plain")}, "name": "user.test"}}}
+	}},
+	{"inode_killpriv", func(x *expected) []object {
+		entry := object{"inode": x.plain, "path": x.entry("/plain")}
+		return []object{
+			// ATTR_UID, GID, CTIME, KILL_SUID and KILL_PRIV.
+			{"inode_setattr": object{"dentry": entry, "attr": object{"valid": "18502", "mode": "00", "uid": "12", "gid": "34", "size": "0"}}},
+			{"inode_killpriv": object{"dentry": entry}},
+		}
 	}},
 	{"inode_unlink", func(x *expected) []object {
 		return []object{{"inode_unlink": object{"dir": x.folder, "dentry": object{"inode": x.plain, "path": x.entry("/plain")}}}}
@@ -304,8 +380,36 @@ var expectations = []expectation{
 		return []object{{"sb_mount": object{"dev_name": "a source", "path": path, "type": "tmpfs", "flags": fmt.Sprint(unix.MS_NOSUID | unix.MS_NODEV)}}}
 	}},
 	{"shm_shmat", func(x *expected) []object {
-		return []object{{"shm_shmat": object{"shmflg": fmt.Sprint(unix.SHM_RDONLY), "perm": object{
-			"uid": "0", "gid": "0", "cuid": "0", "cgid": "0", "mode": "0640", "owner": x.task}}}}
+		// unix.SysvShmAttach asks how large it is.
+		return append([]object{
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": ipcRead}},
+			{"shm_shmat": object{"perm": x.ipc(), "shmflg": fmt.Sprint(unix.SHM_RDONLY)}},
+		}, x.controls("shm_shmctl")...)
+	}},
+	{"shm_shmctl", func(x *expected) []object {
+		return append([]object{
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": "128"}},
+			{"shm_associate": object{"perm": x.ipc(), "shmflg": "128"}},
+		}, x.controls("shm_shmctl")...)
+	}},
+	{"sem_semop", func(x *expected) []object {
+		return append([]object{
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": "128"}},
+			{"sem_associate": object{"perm": x.ipc(), "semflg": "128"}},
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": ipcWrite}},
+			{"sem_semop": object{"perm": x.ipc(), "nsops": "2", "alter": "1"}},
+		}, x.controls("sem_semctl")...)
+	}},
+	{"msg_queue_msgsnd", func(x *expected) []object {
+		return append([]object{
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": "128"}},
+			{"msg_queue_associate": object{"perm": x.ipc(), "msqflg": "128"}},
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": ipcWrite}},
+			{"msg_queue_msgsnd": object{"perm": x.ipc(), "msqflg": fmt.Sprint(ipcNoWait)}},
+			{"ipc_permission": object{"ipcp": x.ipc(), "flag": ipcRead}},
+			// SEARCH_EQUAL (ipc/msg.c).
+			{"msg_queue_msgrcv": object{"perm": x.ipc(), "target": x.task, "type": "7", "mode": "2"}},
+		}, x.controls("msg_queue_msgctl")...)
 	}},
 	{"key_alloc", func(x *expected) []object {
 		return []object{{"key_alloc": object{"flags": "0", "cred": maps(x.coe(), object{"securebits": "0"})}}}
@@ -325,6 +429,11 @@ var expectations = []expectation{
 		// READING_MODULE; the whole file is read.
 		return []object{{"kernel_read_file": object{"file": x.plainFile(), "id": "2", "contents": "1"}}}
 	}},
+}
+
+// getsFlags is the event of knowFlags.
+func getsFlags(file object) object {
+	return object{"file_fcntl": object{"file": file, "cmd": fmt.Sprint(unix.F_GETFL)}}
 }
 
 // maps returns a copy of an object with other members.
@@ -357,6 +466,9 @@ func prepare(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(dir+"/plain", []byte(content), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/old", 0o710); err != nil {
 		t.Fatal(err)
 	}
 	return dir

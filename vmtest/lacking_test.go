@@ -143,9 +143,11 @@ func needFor(t *testing.T, actor string) {
 	inet := func() { needSocket(t, unix.AF_INET, "CONFIG_INET") }
 	local := func() { needSocket(t, unix.AF_UNIX, "CONFIG_UNIX") }
 	switch actor {
-	case "inode_create":
+	case "inode_create", "inode_mkdir":
 		needCreators(t)
 		needACL(t) // without, the kernel applies the umask before it calls the hook
+	case "inode_mknod":
+		needACL(t)
 	case "socket_create", "socket_sendmsg":
 		inet()
 	case "socket_connect":
@@ -156,7 +158,7 @@ func needFor(t *testing.T, actor string) {
 		local()
 	case "unix_stream_connect":
 		local()
-	case "shm_shmat":
+	case "shm_shmat", "shm_shmctl", "sem_semop", "msg_queue_msgsnd":
 		needFile(t, "/proc/sysvipc", "CONFIG_SYSVIPC")
 	case "kernel_read_file":
 		needFile(t, "/proc/modules", "CONFIG_MODULES")

@@ -4,7 +4,8 @@
  *
  * file_open: a regular file is opened: FILE.
  * mmap_file: memory is mapped: FILE or nothing, protection, flags.
- * file_ioctl: a request to a file: FILE, command.
+ * file_ioctl, file_lock, file_fcntl: a request to a file: FILE, command.
+ * file_receive: a file comes from another process: FILE.
  */
 #include "../file.h"
 #include "../plane.h"
@@ -66,18 +67,27 @@ int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long 
 	return event_end(&e);
 }
 
-SEC("lsm.s/file_ioctl")
-int BPF_PROG(file_ioctl, struct file *file, unsigned int cmd, unsigned long arg, int ret)
+/* Something is done with an open file of any type, which is described. */
+static __always_inline bool file_event(struct event *e, struct file *file)
 {
-	EVENT(e, file_ioctl, ret);
 	struct digest digest;
 
-	if (!modeled(&e) || is_inner_file(&e, file))
-		return unraised(&e);
-	take_digest(&e, file, DIGEST_READ, &digest);
-	if (!event_begin(&e))
-		return unraised(&e);
-	cell_file(&e, file, &digest);
-	cell_scalar(&e, cmd);
-	return event_end(&e);
+	if (!modeled(e) || is_inner_file(e, file))
+		return false;
+	take_digest(e, file, DIGEST_READ, &digest);
+	if (!event_begin(e))
+		return false;
+	cell_file(e, file, &digest);
+	return true;
 }
+
+EVENT_HOOK(file_ioctl, SLEEPABLE, ARGS(struct file *file, unsigned int cmd, unsigned long arg),
+	   file_event(&e, file), cell_scalar(&e, cmd))
+
+EVENT_HOOK(file_lock, SLEEPABLE, ARGS(struct file *file, unsigned int cmd),
+	   file_event(&e, file), cell_scalar(&e, cmd))
+
+EVENT_HOOK(file_fcntl, ATOMIC, ARGS(struct file *file, unsigned int cmd, unsigned long arg),
+	   file_event(&e, file), cell_scalar(&e, cmd))
+
+EVENT_HOOK(file_receive, SLEEPABLE, ARGS(struct file *file), file_event(&e, file))

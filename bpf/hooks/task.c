@@ -3,7 +3,7 @@
  * Tasks.
  *
  * task_kill: a signal of a task to another: its TASK_ID, signal, across namespaces?
- * task_setpgid: the process group of a task: its TASK_ID, that of the task with the group's number.
+ * task_setpgid: the group of a process: its TASK_ID, that of the task with the group's number.
  * task_getpgid, task_getsid: a task is asked of: its TASK_ID.
  * task_setnice, task_setioprio: a priority of a task: its TASK_ID, the priority.
  * task_getioprio, task_setscheduler, task_getscheduler: TASK_ID, and no more.

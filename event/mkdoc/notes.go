@@ -12,6 +12,8 @@ type note struct {
 const (
 	ownFiles = "what [overlayfs](#overlayfs) does for itself"
 	ofItself = "the caller itself, asked for as 0"
+	ofAll    = "requests about all objects, as IPC_INFO"
+	ofACLs   = "For access control lists there are [rules of their own](#posix-acls)."
 )
 
 var notes = map[string]note{
@@ -26,9 +28,19 @@ var notes = map[string]note{
 		Remark:  "`file` is there unless the memory is anonymous.",
 		NoEvent: "files that are not regular or on a pseudo filesystem; anonymous memory that was not asked for with PROT_EXEC",
 	},
-	"file_ioctl":     {NoEvent: ownFiles},
-	"socket_sendmsg": {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
-	"inode_getattr":  {NoEvent: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},
-	"inode_setxattr": {Remark: "For access control lists there are [rules of their own](#posix-acls)."},
-	"capable":        {NoEvent: "what the task may not: the capability module of the kernel is asked first, and refuses"},
+	"file_ioctl":        {NoEvent: ownFiles},
+	"file_lock":         {NoEvent: ownFiles},
+	"file_fcntl":        {NoEvent: ownFiles},
+	"file_receive":      {NoEvent: ownFiles},
+	"socket_sendmsg":    {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
+	"inode_getattr":     {NoEvent: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},
+	"inode_setxattr":    {Remark: ofACLs},
+	"inode_getxattr":    {NoEvent: ownFiles, Remark: ofACLs},
+	"inode_listxattr":   {NoEvent: ownFiles},
+	"inode_removexattr": {Remark: ofACLs},
+	"inode_mkdir":       {Remark: "`mode` is without the type of the file, on every kernel."},
+	"shm_shmctl":        {NoEvent: ofAll},
+	"sem_semctl":        {NoEvent: ofAll},
+	"msg_queue_msgctl":  {NoEvent: ofAll},
+	"capable":           {NoEvent: "what the task may not: the capability module of the kernel is asked first, and refuses"},
 }

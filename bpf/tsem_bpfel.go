@@ -51,7 +51,6 @@ const (
 	tsemTsemHookTSEM_HOOK_mmapFile           tsemTsemHook = 15
 	tsemTsemHookTSEM_HOOK_fileIoctl          tsemTsemHook = 16
 	tsemTsemHookTSEM_HOOK_fileLock           tsemTsemHook = 17
-	tsemTsemHookTSEM_HOOK_fileFcntl          tsemTsemHook = 18
 	tsemTsemHookTSEM_HOOK_fileReceive        tsemTsemHook = 19
 	tsemTsemHookTSEM_HOOK_unixStreamConnect  tsemTsemHook = 20
 	tsemTsemHookTSEM_HOOK_socketCreate       tsemTsemHook = 22
@@ -150,7 +149,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [61]struct {
+	Shares          [60]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -280,7 +279,6 @@ const (
 	tsemProgCapable               = "capable"
 	tsemProgCapget                = "capget"
 	tsemProgCapset                = "capset"
-	tsemProgFileFcntl             = "file_fcntl"
 	tsemProgFileIoctl             = "file_ioctl"
 	tsemProgFileLock              = "file_lock"
 	tsemProgFileOpen              = "file_open"
@@ -426,7 +424,6 @@ type tsemProgramSpecs struct {
 	Capable               *ebpf.ProgramSpec `ebpf:"capable"`
 	Capget                *ebpf.ProgramSpec `ebpf:"capget"`
 	Capset                *ebpf.ProgramSpec `ebpf:"capset"`
-	FileFcntl             *ebpf.ProgramSpec `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.ProgramSpec `ebpf:"file_ioctl"`
 	FileLock              *ebpf.ProgramSpec `ebpf:"file_lock"`
 	FileOpen              *ebpf.ProgramSpec `ebpf:"file_open"`
@@ -638,7 +635,6 @@ type tsemPrograms struct {
 	Capable               *ebpf.Program `ebpf:"capable"`
 	Capget                *ebpf.Program `ebpf:"capget"`
 	Capset                *ebpf.Program `ebpf:"capset"`
-	FileFcntl             *ebpf.Program `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.Program `ebpf:"file_ioctl"`
 	FileLock              *ebpf.Program `ebpf:"file_lock"`
 	FileOpen              *ebpf.Program `ebpf:"file_open"`
@@ -727,7 +723,6 @@ func (p *tsemPrograms) Close() error {
 		p.Capable,
 		p.Capget,
 		p.Capset,
-		p.FileFcntl,
 		p.FileIoctl,
 		p.FileLock,
 		p.FileOpen,

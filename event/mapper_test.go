@@ -215,8 +215,6 @@ var cellTests = []struct {
 		join(fileBytes, 0x5401), nil},
 	{"", goldenFile(begin("file_lock"), seen).Scalar(2),
 		join(fileBytes, 2), nil},
-	{"", goldenFile(begin("file_fcntl"), seen).Scalar(1030),
-		join(fileBytes, 1030), nil},
 	{"", goldenFile(begin("file_receive"), seen),
 		fileBytes, nil},
 	{"", begin("unix_stream_connect").Sock(1, 2, 3, 12).Sock(4, 5, 6, 13),

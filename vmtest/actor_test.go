@@ -230,14 +230,6 @@ var acts = map[string]act{
 		knowFlags(fd, know)
 		return func() { must(unix.Flock(fd, unix.LOCK_EX)) }
 	},
-	"file_fcntl": func(dir string, know func(string, string, ...any)) func() {
-		fd := open(plain(dir), unix.O_RDONLY, 0)
-		knowFlags(fd, know)
-		return func() {
-			_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-			must(err)
-		}
-	},
 	"file_receive": func(dir string, know func(string, string, ...any)) func() {
 		fd := open(plain(dir), unix.O_RDONLY, 0)
 		knowFlags(fd, know)

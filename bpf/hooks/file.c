@@ -4,7 +4,7 @@
  *
  * file_open: a regular file is opened: FILE.
  * mmap_file: memory is mapped: FILE or nothing, protection, flags.
- * file_ioctl, file_lock, file_fcntl: a request to a file: FILE, command.
+ * file_ioctl, file_lock: a request to a file: FILE, command.
  * file_receive: a file comes from another process: FILE.
  */
 #include "../file.h"
@@ -85,9 +85,6 @@ EVENT_HOOK(file_ioctl, SLEEPABLE, ARGS(struct file *file, unsigned int cmd, unsi
 	   file_event(&e, file), cell_scalar(&e, cmd))
 
 EVENT_HOOK(file_lock, SLEEPABLE, ARGS(struct file *file, unsigned int cmd),
-	   file_event(&e, file), cell_scalar(&e, cmd))
-
-EVENT_HOOK(file_fcntl, ATOMIC, ARGS(struct file *file, unsigned int cmd, unsigned long arg),
 	   file_event(&e, file), cell_scalar(&e, cmd))
 
 EVENT_HOOK(file_receive, SLEEPABLE, ARGS(struct file *file), file_event(&e, file))

@@ -30,7 +30,6 @@ var notes = map[string]note{
 	},
 	"file_ioctl":        {NoEvent: ownFiles},
 	"file_lock":         {NoEvent: ownFiles},
-	"file_fcntl":        {NoEvent: ownFiles},
 	"file_receive":      {NoEvent: ownFiles},
 	"socket_sendmsg":    {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
 	"inode_getattr":     {NoEvent: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},

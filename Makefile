@@ -108,7 +108,7 @@ cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by inst
 cost-test-%: vm-setup
 	@mkdir -p build/_tmp
 	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
-		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 600 --" ./vmtest
+		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 900 --" ./vmtest
 
 # By instructions, then by time with two CPUs; in one machine each.
 ROUNDS := 5
@@ -132,7 +132,7 @@ endef
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
 # one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
 ROUNDS ?= 200
-SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents ManyRuns
+SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents ManyRuns ScrapeCost
 
 .PHONY: soak
 soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels.

@@ -63,9 +63,12 @@ define vm-test
 		-exec "$(CURDIR)/vmtest/run $(3) -r -W -k $(1) -m 2G -t $(VM_SECONDS) -- $(4)" ./vmtest
 endef
 
+# What is about other programs more than about the kernel is tested on the newest alone.
+ONCE := Orchestrators|Prometheus|ScrapeCost|Service
+
 .PHONY: vm-test-%
 vm-test-%: vm-setup build build/prometheus
-	$(call vm-test,$*)
+	$(call vm-test,$*,$(if $(filter-out latest,$*),-skip '^Test($(ONCE))$$'))
 	@$(MAKE) --no-print-directory cost-test-$*
 
 # The same under virtme-ng. One kernel is enough: what differs is not the kernel.
@@ -104,14 +107,22 @@ one-cpu-test-%: vm-setup build
 .PHONY: cost-test
 cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.
 
+# $(call cost-test,KERNEL,TESTS)
+define cost-test
+	@mkdir -p build/_tmp
+	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run '^Test($(2))Cost$$' \
+		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $(1) -m 2G -t 900 --" ./vmtest
+endef
+
 .PHONY: cost-test-%
 cost-test-%: vm-setup
-	@mkdir -p build/_tmp
-	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run Cost \
-		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $* -m 2G -t 900 --" ./vmtest
+	$(call cost-test,$*,Call|Gate|Start)
+
+.PHONY: scrape-cost
+scrape-cost: vm-setup build ## Compare floods of events with and without scrapes, by instructions executed.
+	$(call cost-test,6.12,Scrape)
 
 # By instructions, then by time with two CPUs; in one machine each.
-ROUNDS := 5
 OPENS := 2000
 
 .PHONY: gate-cost
@@ -125,13 +136,13 @@ gate-cost-%: vm-setup build
 
 # $(call gate-cost,KERNEL,ENVIRONMENT,FLAGS OF VMTEST/RUN)
 define gate-cost
-	GOTMPDIR=$(CURDIR)/build/_tmp $(2) TSEM_ROUNDS=$(ROUNDS) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
+	GOTMPDIR=$(CURDIR)/build/_tmp $(2) TSEM_ROUNDS=$(or $(ROUNDS),5) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
 		-run '^TestGateCost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
 endef
 
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
 # one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
-ROUNDS ?= 200
+SOAK_ROUNDS = $(or $(ROUNDS),200)
 SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents ManyRuns ScrapeCost
 
 .PHONY: soak
@@ -141,9 +152,9 @@ soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once 
 soak-%: vm-setup build
 	@mkdir -p build/_tmp
 	@for test in $(SOAK); do \
-		echo "== kernel $*, $$test: $(ROUNDS) rounds"; \
-		GOTMPDIR=$(CURDIR)/build/_tmp TSEM_ROUNDS=$(ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
-			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 300 * $(ROUNDS))) --" ./vmtest || exit; \
+		echo "== kernel $*, $$test: $(SOAK_ROUNDS) rounds"; \
+		GOTMPDIR=$(CURDIR)/build/_tmp TSEM_ROUNDS=$(SOAK_ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
+			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 300 * $(SOAK_ROUNDS))) --" ./vmtest || exit; \
 	done
 
 .PHONY: verifier-stats

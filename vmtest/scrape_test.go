@@ -66,7 +66,7 @@ func flooded(t *testing.T, opens int, scraped, unread bool) (took time.Duration,
 
 // TestScrapeCost: during a flood of events every scrape is answered, and no event is missed, not even when
 // a client never reads what it asked for. It says how much longer the flood takes: by instructions in
-// make cost-test, else by a clock that says more of the host of the machine. make soak has 500,000
+// make scrape-cost, else by a clock that says more of the host of the machine. make soak has 500,000
 // events in each flood.
 func TestScrapeCost(t *testing.T) {
 	folder(t, "opens")

@@ -235,7 +235,7 @@ func (e *Encoder) line(dst []byte) ([]byte, error) {
 	dst = append(dst, `}, "`...)
 	dst = append(dst, r.row.name...)
 	dst = append(dst, `": {`...)
-	dst = e.members(dst)
+	dst = e.members(dst, r.row.members)
 	return append(dst, "}}\n"...), nil
 }
 
@@ -286,11 +286,11 @@ func (e *Encoder) event(dst []byte) []byte {
 	return dst
 }
 
-// members walks the row of the hook.
-func (e *Encoder) members(dst []byte) []byte {
+// members appends those of the object of an event, or of an object in it.
+func (e *Encoder) members(dst []byte, members []member) []byte {
 	first := true
-	for i := range e.record.row.members {
-		m := &e.record.row.members[i]
+	for i := range members {
+		m := &members[i]
 		if m.shape.optional && e.cells.peek() == cellAbsent {
 			e.cells.next()
 			continue

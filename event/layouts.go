@@ -27,18 +27,6 @@ func (m *Mapper) wideID(b []byte, identity uint64) []byte {
 	return append(m.id(b, identity), zeros[m.hash.Size():]...)
 }
 
-func (m *Mapper) rlimit(b []byte) []byte {
-	b = m.u32(b)
-	return m.u64(m.u64(b))
-}
-
-func (m *Mapper) attributes(b []byte) []byte {
-	for range 4 {
-		b = m.u32(b)
-	}
-	return m.u64(b)
-}
-
 func (m *Mapper) text(b []byte) []byte { return appendString(b, m.cells.next()) }
 
 func (m *Mapper) bytes(b []byte) []byte { return append(b, m.cells.next()...) }

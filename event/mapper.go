@@ -111,8 +111,13 @@ func (m *Mapper) appendCELL(b []byte, r *row) []byte {
 			return wrong(m, b)
 		}
 	}
-	for i := range r.members {
-		s := r.members[i].shape
+	return m.members(b, r.members)
+}
+
+// members appends what those of the object of an event, or of an object in it, are hashed as.
+func (m *Mapper) members(b []byte, members []member) []byte {
+	for i := range members {
+		s := members[i].shape
 		if s.optional && m.cells.peek() == cellAbsent {
 			m.cells.next()
 			continue

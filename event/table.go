@@ -139,18 +139,19 @@ var (
 	u64            = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
 	hex64          = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
 	octal          = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
+	octal32        = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u32}
 	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
-	mapType        = &shape{one(cellScalar), false, (*Encoder).mapType, (*Mapper).u32}
+	mapType        = objectOf(member{"map_type", s32})
 	taskID         = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
 	wideTaskID     = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
-	rlimit         = &shape{slices.Repeat(one(cellScalar), 3), false, (*Encoder).rlimit, (*Mapper).rlimit}
+	rlimit         = objectOf(member{"resource", u32}, member{"current", u64}, member{"max", u64})
 	prctlOption    = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
 	prctlArg2      = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
 	inode          = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
 	path           = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
 	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
 	device         = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
-	attributes     = &shape{slices.Repeat(one(cellScalar), 5), false, (*Encoder).attributes, (*Mapper).attributes}
+	attributes     = objectOf(member{"valid", u32}, member{"mode", octal32}, member{"uid", u32}, member{"gid", u32}, member{"size", u64})
 	file           = &shape{fileCells, false, (*Encoder).file, (*Mapper).file}
 	optionalFile   = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
 	sock           = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}
@@ -166,6 +167,20 @@ var (
 
 	fileCells = []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
 )
+
+// objectOf returns the shape of an object that has members with shapes of their own.
+func objectOf(members ...member) *shape {
+	s := &shape{
+		print: func(e *Encoder, dst []byte) []byte {
+			return append(e.members(append(dst, '{'), members), '}')
+		},
+		layout: func(m *Mapper, b []byte) []byte { return m.members(b, members) },
+	}
+	for _, m := range members {
+		s.cells = append(s.cells, m.shape.cells...)
+	}
+	return s
+}
 
 func one(t cellType) []cellSet { return []cellSet{oneOf(t)} }
 

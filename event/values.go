@@ -35,40 +35,11 @@ func (e *Encoder) octal(dst []byte) []byte {
 	return appendOctal(dst, `"0`, e.cells.u32())
 }
 
-func (e *Encoder) mapType(dst []byte) []byte {
-	dst = appendInt(dst, `{"map_type": "`, int64(int32(e.cells.u32())))
-	return append(dst, '}')
-}
-
-func (e *Encoder) rlimit(dst []byte) []byte {
-	dst = append(dst, `{"resource": `...)
-	dst = e.u32(dst)
-	dst = append(dst, `, "current": `...)
-	dst = e.u64(dst)
-	dst = append(dst, `, "max": `...)
-	dst = e.u64(dst)
-	return append(dst, '}')
-}
-
 // device is major and minor number as the kernel has them in one.
 func (e *Encoder) device(dst []byte) []byte {
 	dev := e.cells.u32()
 	dst = appendUint(dst, `{"major": "`, uint64(dev>>20))
 	dst = appendUint(dst, `, "minor": "`, uint64(dev&0xfffff))
-	return append(dst, '}')
-}
-
-func (e *Encoder) attributes(dst []byte) []byte {
-	dst = append(dst, `{"valid": `...)
-	dst = e.u32(dst)
-	dst = append(dst, `, "mode": `...)
-	dst = e.octal(dst)
-	dst = append(dst, `, "uid": `...)
-	dst = e.u32(dst)
-	dst = append(dst, `, "gid": `...)
-	dst = e.u32(dst)
-	dst = append(dst, `, "size": `...)
-	dst = e.u64(dst)
 	return append(dst, '}')
 }
 

@@ -218,6 +218,9 @@ func TestEngineCommand(t *testing.T) {
 	defer reopen(t)
 	says(t, 1, "no kernel half is installed", "engine", "status")
 	says(t, 1, "no kernel half is installed", "top")
+	says(t, 1, "no kernel half is installed", "ns", "show", "4711")
+	says(t, 1, "no kernel half is installed", "ns", "enforce", "4711")
+	says(t, 0, "there is no namespace", "ns", "list")
 	says(t, 1, "no kernel half is installed", "engine", "remove")
 	says(t, 0, "", "engine", "install")
 	if out, err := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "true").CombinedOutput(); err != nil {

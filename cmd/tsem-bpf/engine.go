@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 	"text/tabwriter"
 
@@ -35,11 +34,8 @@ Exit status: 0; 1: there is none; 125: that cannot be known.`
 // Run implements the command.
 func (c *engineStatus) Run(std *streams) error {
 	e, err := loader.Peek()
-	if errors.Is(err, fs.ErrNotExist) {
-		return &exitError{exitUnusable, errors.New("no kernel half is installed")}
-	}
 	if err != nil {
-		return err
+		return needInstalled(err)
 	}
 	s, err := e.Status()
 	if err != nil {
@@ -118,13 +114,10 @@ Exit status: 0; 1: it is in use, or there is none; 125 if it cannot be removed.`
 // Run implements the command.
 func (c *engineRemove) Run(*streams) error {
 	err := loader.Remove(c.Force)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &exitError{exitUnusable, errors.New("no kernel half is installed")}
-	case errors.Is(err, loader.ErrInUse):
+	if errors.Is(err, loader.ErrInUse) {
 		return &exitError{exitUnusable, fmt.Errorf("%w by %s; end them first, or give --force", err, users())}
 	}
-	return err
+	return needInstalled(err)
 }
 
 // users says who uses the kernel half.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -69,6 +70,17 @@ func (e *exitError) Error() string {
 }
 
 func (e *exitError) Unwrap() error { return e.err }
+
+// errNotInstalled: there is no kernel half to look at or to change.
+var errNotInstalled = &exitError{exitUnusable, errors.New("no kernel half is installed")}
+
+// needInstalled returns an error of package loader, errNotInstalled for fs.ErrNotExist.
+func needInstalled(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNotInstalled
+	}
+	return err
+}
 
 func main() {
 	namespace.Main()

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -40,14 +39,12 @@ type nsID struct {
 // cannot be done.
 func unusable(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &exitError{exitUnusable, errors.New("no kernel half is installed")}
 	case errors.Is(err, loader.ErrKept):
 		return &exitError{exitUnusable, fmt.Errorf("%w; end that process", err)}
 	case errors.Is(err, loader.ErrNoNamespace), errors.Is(err, namespace.ErrSealed):
 		return &exitError{exitUnusable, err}
 	}
-	return err
+	return needInstalled(err)
 }
 
 // A nsReport is what ns list --json prints of a namespace, and ns show --json.
@@ -154,7 +151,7 @@ Exit status: 0, also if there is none; 125 if that cannot be known.`
 // Run implements the command.
 func (c *nsList) Run(std *streams) error {
 	snapshot, err := takeSnapshot()
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, errNotInstalled) {
 		snapshot, err = new(metrics.Snapshot), nil
 	}
 	if err != nil {

@@ -4,10 +4,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/metrics"
@@ -59,14 +57,11 @@ func (c *statusCommand) Run(std *streams) error {
 	return err
 }
 
-// takeSnapshot reads the kernel half of this host. If there is none, that is an exitError.
+// takeSnapshot reads the kernel half of this host. The error is errNotInstalled if there is none.
 func takeSnapshot() (*metrics.Snapshot, error) {
 	engine, err := loader.Peek()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &exitError{exitUnusable, errors.New("no kernel half is installed")}
-	}
 	if err != nil {
-		return nil, err
+		return nil, needInstalled(err)
 	}
 	defer engine.Close()
 	reader, err := metrics.NewReader(engine)

@@ -356,14 +356,19 @@ func (e *Engine) Keeper() uint32 { return e.keeper }
 // index: a child that it forks is born there. 0 says that it has started it. The thread must be
 // locked to its goroutine until then.
 func (e *Engine) Announce(index uint32) error {
-	status, err := e.programs[birthProgram].Run(&ebpf.RunOptions{Context: index})
-	if errno := unix.Errno(-int32(status)); err == nil && errno != 0 {
-		err = errno
-	}
-	if err != nil {
+	if err := run(e.programs[birthProgram], index); err != nil {
 		return fmt.Errorf("announce a task: %w", err)
 	}
 	return nil
+}
+
+// run runs a program that answers 0 or a negative errno, which is the error then.
+func run(program *ebpf.Program, context any) error {
+	status, err := program.Run(&ebpf.RunOptions{Context: context})
+	if errno := unix.Errno(-int32(status)); err == nil && errno != 0 {
+		return errno
+	}
+	return err
 }
 
 // threadID returns the id of the calling thread as programs see it, which is another one in a pid
@@ -388,7 +393,7 @@ func (e *Engine) Enter() *ebpf.Program { return e.programs[enterProgram] }
 // SetRoot puts every task of the host that is in no namespace, and in no keeper,
 // into the namespace at an index; 0 ends that.
 func (e *Engine) SetRoot(index uint32) error {
-	if _, err := e.programs[rootProgram].Run(&ebpf.RunOptions{Context: index}); err != nil {
+	if err := run(e.programs[rootProgram], index); err != nil {
 		return fmt.Errorf("choose the namespace of the host: %w", err)
 	}
 	return nil

@@ -91,11 +91,7 @@ func bpfFile(cmd uintptr, attr unsafe.Pointer, size uintptr) (*os.File, error) {
 // other one. The error wraps unix.EBUSY if the namespace has ended or has no room for the
 // state of the task.
 func (e *Engine) Put(c Caller, index uint32) error {
-	status, err := e.Enter().Run(&ebpf.RunOptions{Context: bpf.Entry{Address: c.Address, Index: index}})
-	if errno := unix.Errno(-int32(status)); err == nil && errno != 0 {
-		err = errno
-	}
-	if err != nil {
+	if err := run(e.Enter(), bpf.Entry{Address: c.Address, Index: index}); err != nil {
 		return fmt.Errorf("put a task into a namespace: %w", err)
 	}
 	return nil

@@ -239,10 +239,9 @@ func remove(p *pins, force bool) error {
 	used, err := p.used()
 	if err == nil && used {
 		// A tsem-bpf that was killed is none that uses it.
-		err = p.withNamespaces((*Engine).reap)
-	}
-	if err == nil && used {
-		used, err = p.used()
+		if err = p.withNamespaces((*Engine).reap); err == nil {
+			used, err = p.used()
+		}
 	}
 	switch {
 	case err != nil && !force:

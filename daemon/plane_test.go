@@ -228,8 +228,11 @@ func (s *space) Close() error {
 }
 
 // raise raises an event of a task, which waits in a slot.
-func (s *space) raise(pid uint32, tnum uint64) verdict.Verdict {
-	b := &eventtest.Builder{Header: eventtest.Header{Hook: 22, Kind: 1, Slot: pid, Ticket: 1, TID: pid, Tnum: tnum, Number: tnum}}
+func (s *space) raise(pid uint32, tnum uint64) verdict.Verdict { return s.event(pid, tnum, 1, tnum) }
+
+// event raises an event with a ticket and a number.
+func (s *space) event(pid uint32, tnum, ticket, number uint64) verdict.Verdict {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 22, Kind: 1, Slot: pid, Ticket: ticket, TID: pid, Tnum: tnum, Number: number}}
 	for range 4 {
 		b.Scalar(0)
 	}

@@ -37,12 +37,19 @@
 	HOOK(ptrace_traceme, 34, ATOMIC)		\
 	HOOK(kernel_read_file, 37, SLEEPABLE)		\
 	HOOK(sb_mount, 38, SLEEPABLE)			\
+	HOOK(sb_umount, 39, SLEEPABLE)			\
+	HOOK(sb_remount, 40, SLEEPABLE)			\
+	HOOK(sb_pivotroot, 41, ATOMIC)			\
+	HOOK(sb_statfs, 42, SLEEPABLE)			\
+	HOOK(move_mount, 43, ATOMIC)			\
 	HOOK(shm_associate, 44, ATOMIC)			\
 	HOOK(shm_shmctl, 45, ATOMIC)			\
 	HOOK(shm_shmat, 46, ATOMIC)			\
 	HOOK(sem_associate, 47, ATOMIC)			\
 	HOOK(sem_semctl, 48, ATOMIC)			\
 	HOOK(sem_semop, 49, ATOMIC)			\
+	HOOK(quotactl, 52, ATOMIC)			\
+	HOOK(quota_on, 53, ATOMIC)			\
 	HOOK(msg_queue_associate, 54, ATOMIC)		\
 	HOOK(msg_queue_msgctl, 55, ATOMIC)		\
 	HOOK(msg_queue_msgsnd, 56, ATOMIC)		\

@@ -60,12 +60,19 @@ const (
 	tsemTsemHookTSEM_HOOK_ptraceTraceme      tsemTsemHook = 34
 	tsemTsemHookTSEM_HOOK_kernelReadFile     tsemTsemHook = 37
 	tsemTsemHookTSEM_HOOK_sbMount            tsemTsemHook = 38
+	tsemTsemHookTSEM_HOOK_sbUmount           tsemTsemHook = 39
+	tsemTsemHookTSEM_HOOK_sbRemount          tsemTsemHook = 40
+	tsemTsemHookTSEM_HOOK_sbPivotroot        tsemTsemHook = 41
+	tsemTsemHookTSEM_HOOK_sbStatfs           tsemTsemHook = 42
+	tsemTsemHookTSEM_HOOK_moveMount          tsemTsemHook = 43
 	tsemTsemHookTSEM_HOOK_shmAssociate       tsemTsemHook = 44
 	tsemTsemHookTSEM_HOOK_shmShmctl          tsemTsemHook = 45
 	tsemTsemHookTSEM_HOOK_shmShmat           tsemTsemHook = 46
 	tsemTsemHookTSEM_HOOK_semAssociate       tsemTsemHook = 47
 	tsemTsemHookTSEM_HOOK_semSemctl          tsemTsemHook = 48
 	tsemTsemHookTSEM_HOOK_semSemop           tsemTsemHook = 49
+	tsemTsemHookTSEM_HOOK_quotactl           tsemTsemHook = 52
+	tsemTsemHookTSEM_HOOK_quotaOn            tsemTsemHook = 53
 	tsemTsemHookTSEM_HOOK_msgQueueAssociate  tsemTsemHook = 54
 	tsemTsemHookTSEM_HOOK_msgQueueMsgctl     tsemTsemHook = 55
 	tsemTsemHookTSEM_HOOK_msgQueueMsgsnd     tsemTsemHook = 56
@@ -149,7 +156,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [60]struct {
+	Shares          [67]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -310,6 +317,7 @@ const (
 	tsemProgKernelReadFile        = "kernel_read_file"
 	tsemProgKeyAlloc              = "key_alloc"
 	tsemProgMmapFile              = "mmap_file"
+	tsemProgMoveMount             = "move_mount"
 	tsemProgMsgQueueAllocSecurity = "msg_queue_alloc_security"
 	tsemProgMsgQueueAssociate     = "msg_queue_associate"
 	tsemProgMsgQueueFreeSecurity  = "msg_queue_free_security"
@@ -321,8 +329,14 @@ const (
 	tsemProgProbe                 = "probe"
 	tsemProgPtraceAccessCheck     = "ptrace_access_check"
 	tsemProgPtraceTraceme         = "ptrace_traceme"
+	tsemProgQuotaOn               = "quota_on"
+	tsemProgQuotactl              = "quotactl"
 	tsemProgRootChoose            = "root_choose"
 	tsemProgSbMount               = "sb_mount"
+	tsemProgSbPivotroot           = "sb_pivotroot"
+	tsemProgSbRemount             = "sb_remount"
+	tsemProgSbStatfs              = "sb_statfs"
+	tsemProgSbUmount              = "sb_umount"
 	tsemProgSemAllocSecurity      = "sem_alloc_security"
 	tsemProgSemAssociate          = "sem_associate"
 	tsemProgSemFreeSecurity       = "sem_free_security"
@@ -455,6 +469,7 @@ type tsemProgramSpecs struct {
 	KernelReadFile        *ebpf.ProgramSpec `ebpf:"kernel_read_file"`
 	KeyAlloc              *ebpf.ProgramSpec `ebpf:"key_alloc"`
 	MmapFile              *ebpf.ProgramSpec `ebpf:"mmap_file"`
+	MoveMount             *ebpf.ProgramSpec `ebpf:"move_mount"`
 	MsgQueueAllocSecurity *ebpf.ProgramSpec `ebpf:"msg_queue_alloc_security"`
 	MsgQueueAssociate     *ebpf.ProgramSpec `ebpf:"msg_queue_associate"`
 	MsgQueueFreeSecurity  *ebpf.ProgramSpec `ebpf:"msg_queue_free_security"`
@@ -466,8 +481,14 @@ type tsemProgramSpecs struct {
 	Probe                 *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck     *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
 	PtraceTraceme         *ebpf.ProgramSpec `ebpf:"ptrace_traceme"`
+	QuotaOn               *ebpf.ProgramSpec `ebpf:"quota_on"`
+	Quotactl              *ebpf.ProgramSpec `ebpf:"quotactl"`
 	RootChoose            *ebpf.ProgramSpec `ebpf:"root_choose"`
 	SbMount               *ebpf.ProgramSpec `ebpf:"sb_mount"`
+	SbPivotroot           *ebpf.ProgramSpec `ebpf:"sb_pivotroot"`
+	SbRemount             *ebpf.ProgramSpec `ebpf:"sb_remount"`
+	SbStatfs              *ebpf.ProgramSpec `ebpf:"sb_statfs"`
+	SbUmount              *ebpf.ProgramSpec `ebpf:"sb_umount"`
 	SemAllocSecurity      *ebpf.ProgramSpec `ebpf:"sem_alloc_security"`
 	SemAssociate          *ebpf.ProgramSpec `ebpf:"sem_associate"`
 	SemFreeSecurity       *ebpf.ProgramSpec `ebpf:"sem_free_security"`
@@ -666,6 +687,7 @@ type tsemPrograms struct {
 	KernelReadFile        *ebpf.Program `ebpf:"kernel_read_file"`
 	KeyAlloc              *ebpf.Program `ebpf:"key_alloc"`
 	MmapFile              *ebpf.Program `ebpf:"mmap_file"`
+	MoveMount             *ebpf.Program `ebpf:"move_mount"`
 	MsgQueueAllocSecurity *ebpf.Program `ebpf:"msg_queue_alloc_security"`
 	MsgQueueAssociate     *ebpf.Program `ebpf:"msg_queue_associate"`
 	MsgQueueFreeSecurity  *ebpf.Program `ebpf:"msg_queue_free_security"`
@@ -677,8 +699,14 @@ type tsemPrograms struct {
 	Probe                 *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck     *ebpf.Program `ebpf:"ptrace_access_check"`
 	PtraceTraceme         *ebpf.Program `ebpf:"ptrace_traceme"`
+	QuotaOn               *ebpf.Program `ebpf:"quota_on"`
+	Quotactl              *ebpf.Program `ebpf:"quotactl"`
 	RootChoose            *ebpf.Program `ebpf:"root_choose"`
 	SbMount               *ebpf.Program `ebpf:"sb_mount"`
+	SbPivotroot           *ebpf.Program `ebpf:"sb_pivotroot"`
+	SbRemount             *ebpf.Program `ebpf:"sb_remount"`
+	SbStatfs              *ebpf.Program `ebpf:"sb_statfs"`
+	SbUmount              *ebpf.Program `ebpf:"sb_umount"`
 	SemAllocSecurity      *ebpf.Program `ebpf:"sem_alloc_security"`
 	SemAssociate          *ebpf.Program `ebpf:"sem_associate"`
 	SemFreeSecurity       *ebpf.Program `ebpf:"sem_free_security"`
@@ -754,6 +782,7 @@ func (p *tsemPrograms) Close() error {
 		p.KernelReadFile,
 		p.KeyAlloc,
 		p.MmapFile,
+		p.MoveMount,
 		p.MsgQueueAllocSecurity,
 		p.MsgQueueAssociate,
 		p.MsgQueueFreeSecurity,
@@ -765,8 +794,14 @@ func (p *tsemPrograms) Close() error {
 		p.Probe,
 		p.PtraceAccessCheck,
 		p.PtraceTraceme,
+		p.QuotaOn,
+		p.Quotactl,
 		p.RootChoose,
 		p.SbMount,
+		p.SbPivotroot,
+		p.SbRemount,
+		p.SbStatfs,
+		p.SbUmount,
 		p.SemAllocSecurity,
 		p.SemAssociate,
 		p.SemFreeSecurity,

@@ -144,7 +144,12 @@ struct address_space {
 	} i_mmap_writable;
 };
 
+struct file_system_type {
+	const char *name;
+};
+
 struct super_block {
+	struct file_system_type *s_type;
 	unsigned long s_flags;
 	dev_t s_dev;
 	unsigned long s_magic;

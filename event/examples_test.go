@@ -111,6 +111,10 @@ func (v *inverse) add(s *shape, value any) {
 			v.Cell(eventtest.Absent)
 		}
 		v.add(path, value.(object)["path"])
+	case superblock, quotaSuperblock:
+		v.add(dentry, value.(object)["dentry"])
+		v.add(text, value.(object)["fstype"])
+		v.scalars(value, "s_flags")
 	case file, optionalFile:
 		f := value.(object)
 		v.digest = v.bytes(f["digest"])

@@ -71,12 +71,19 @@ var table = []row{
 	{34, "ptrace_traceme", KindAsync, []member{{"source", taskID}}},
 	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
 	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
+	{39, "sb_umount", KindEvent, []member{{"mnt", dentry}, {"flags", s32}}},
+	{40, "sb_remount", KindEvent, []member{{"sb", superblock}}},
+	{41, "sb_pivotroot", KindEvent, []member{{"old_path", path}, {"new_path", path}}},
+	{42, "sb_statfs", KindEvent, []member{{"dentry", dentry}}},
+	{43, "move_mount", KindEvent, []member{{"from_path", path}, {"to_path", path}}},
 	{44, "shm_associate", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
 	{45, "shm_shmctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
 	{46, "shm_shmat", KindAsync, []member{{"perm", ipc}, {"shmflg", s32}}},
 	{47, "sem_associate", KindAsync, []member{{"perm", ipc}, {"semflg", s32}}},
 	{48, "sem_semctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
 	{49, "sem_semop", KindAsync, []member{{"perm", ipc}, {"nsops", u32}, {"alter", s32}}},
+	{52, "quotactl", KindEvent, []member{{"cmds", s32}, {"type", s32}, {"id", s32}, {"sb", quotaSuperblock}}},
+	{53, "quota_on", KindEvent, []member{{"dentry", dentry}}},
 	{54, "msg_queue_associate", KindAsync, []member{{"perm", ipc}, {"msqflg", s32}}},
 	{55, "msg_queue_msgctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
 	{56, "msg_queue_msgsnd", KindAsync, []member{{"perm", ipc}, {"msqflg", s32}}},
@@ -132,38 +139,42 @@ type printer func(e *Encoder, dst []byte) []byte
 
 // The shapes.
 var (
-	u16            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u16}
-	u32            = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
-	s32            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
-	s64            = &shape{one(cellScalar), false, (*Encoder).s64, (*Mapper).u64}
-	u64            = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
-	hex64          = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
-	octal          = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
-	octal32        = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u32}
-	spacedU32      = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
-	mapType        = objectOf(member{"map_type", s32})
-	taskID         = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
-	wideTaskID     = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
-	rlimit         = objectOf(member{"resource", u32}, member{"current", u64}, member{"max", u64})
-	prctlOption    = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
-	prctlArg2      = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
-	inode          = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
-	path           = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
-	dentry         = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
-	device         = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
-	attributes     = objectOf(member{"valid", u32}, member{"mode", octal32}, member{"uid", u32}, member{"gid", u32}, member{"size", u64})
-	file           = &shape{fileCells, false, (*Encoder).file, (*Mapper).file}
-	optionalFile   = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
-	sock           = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}
-	address        = &shape{one(cellAddr), false, (*Encoder).address, (*Mapper).address}
-	messageAddress = &shape{one(cellAddr), true, (*Encoder).messageAddress, (*Mapper).messageAddress}
-	ipc            = &shape{one(cellIPC), false, (*Encoder).ipc, (*Mapper).ipc}
-	creds          = &shape{one(cellCreds), false, (*Encoder).credentials, (*Mapper).credentials}
-	text           = &shape{one(cellText), false, (*Encoder).text, (*Mapper).text}
-	optionalText   = &shape{one(cellText), true, (*Encoder).text, (*Mapper).text}
-	nsidSet        = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).nsidSet}
-	nsid           = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).hashed}
-	base64         = &shape{one(cellBytes), false, (*Encoder).base64, (*Mapper).bytes}
+	u16         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u16}
+	u32         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	s32         = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
+	s64         = &shape{one(cellScalar), false, (*Encoder).s64, (*Mapper).u64}
+	u64         = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
+	hex64       = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
+	octal       = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
+	octal32     = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u32}
+	spacedU32   = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	mapType     = objectOf(member{"map_type", s32})
+	taskID      = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
+	wideTaskID  = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
+	rlimit      = objectOf(member{"resource", u32}, member{"current", u64}, member{"max", u64})
+	prctlOption = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
+	prctlArg2   = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
+	inode       = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
+	path        = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
+	dentry      = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
+	device      = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
+	attributes  = objectOf(member{"valid", u32}, member{"mode", octal32}, member{"uid", u32}, member{"gid", u32}, member{"size", u64})
+	// Flags of 64 bits, of which quotactl writes half.
+	narrow          = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u64}
+	superblock      = objectOf(member{"dentry", dentry}, member{"fstype", text}, member{"s_flags", u64})
+	quotaSuperblock = objectOf(member{"dentry", dentry}, member{"fstype", text}, member{"s_flags", narrow})
+	file            = &shape{fileCells, false, (*Encoder).file, (*Mapper).file}
+	optionalFile    = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
+	sock            = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}
+	address         = &shape{one(cellAddr), false, (*Encoder).address, (*Mapper).address}
+	messageAddress  = &shape{one(cellAddr), true, (*Encoder).messageAddress, (*Mapper).messageAddress}
+	ipc             = &shape{one(cellIPC), false, (*Encoder).ipc, (*Mapper).ipc}
+	creds           = &shape{one(cellCreds), false, (*Encoder).credentials, (*Mapper).credentials}
+	text            = &shape{one(cellText), false, (*Encoder).text, (*Mapper).text}
+	optionalText    = &shape{one(cellText), true, (*Encoder).text, (*Mapper).text}
+	nsidSet         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).nsidSet}
+	nsid            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).hashed}
+	base64          = &shape{one(cellBytes), false, (*Encoder).base64, (*Mapper).bytes}
 
 	fileCells = []cellSet{oneOf(cellFile), oneOf(cellInode), oneOf(cellPath)}
 )

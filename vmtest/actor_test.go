@@ -156,6 +156,46 @@ func getCapabilities(pid int) (sets [2]unix.CapUserData) {
 	return sets
 }
 
+// privateMounts gives the actor a mount namespace of its own, out of which nothing gets.
+func privateMounts() {
+	must(unix.Unshare(unix.CLONE_NEWNS))
+	must(unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+}
+
+// here is where an actor mounts a filesystem.
+func here(dir string) string { return dir + "/here" }
+
+// lost is a directory in each ext4 filesystem.
+func lost(dir string) string { return here(dir) + "/lost+found" }
+
+// mountOther mounts the other filesystem of makeWork in a mount namespace of the actor's own, and
+// tells its device, of which it returns the path.
+func mountOther(dir, options string, know func(string, string, ...any)) string {
+	privateMounts()
+	control := open("/dev/loop-control", unix.O_RDWR, 0)
+	number, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+	must(err)
+	name := fmt.Sprint("loop", number)
+	must(unix.IoctlLoopConfigure(open("/dev/"+name, unix.O_RDWR, 0), &unix.LoopConfig{
+		Fd: uint32(open(otherImage, unix.O_RDWR, 0)), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR},
+	}))
+	must(unix.Mkdir(here(dir), 0o700))
+	must(unix.Mount("/dev/"+name, here(dir), "ext4", 0, options))
+	var stat unix.Stat_t
+	must(unix.Stat(here(dir), &stat))
+	know("s_id", "%s", name)
+	know("major", "%d", unix.Major(stat.Dev))
+	know("minor", "%d", unix.Minor(stat.Dev))
+	return "/dev/" + name
+}
+
+// Of include/uapi/linux/quota.h, for user quotas: commands, and a format that there is not.
+const (
+	quotaSync     = 0x800001
+	quotaOn       = 0x800002
+	noQuotaFormat = 99
+)
+
 // plain is a file that the test put into the actor's folder.
 func plain(dir string) string { return dir + "/plain" }
 
@@ -501,11 +541,52 @@ var acts = map[string]act{
 		}
 	},
 	"sb_mount": func(dir string, know func(string, string, ...any)) func() {
-		must(unix.Unshare(unix.CLONE_NEWNS))
-		must(unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		must(unix.Mkdir(dir+"/here", 0o755))
+		privateMounts()
+		must(unix.Mkdir(here(dir), 0o755))
 		return func() {
-			must(unix.Mount("a source", dir+"/here", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m"))
+			must(unix.Mount("a source", here(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m"))
+		}
+	},
+	"sb_umount": func(dir string, know func(string, string, ...any)) func() {
+		mountOther(dir, "", know)
+		return func() { must(unix.Unmount(here(dir), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)) }
+	},
+	"sb_remount": func(dir string, know func(string, string, ...any)) func() {
+		mountOther(dir, "", know)
+		return func() {
+			must(unix.Mount("", here(dir), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+			must(unix.Mount("", here(dir), "", unix.MS_REMOUNT, ""))
+		}
+	},
+	"sb_pivotroot": func(dir string, know func(string, string, ...any)) func() {
+		mountOther(dir, "", know)
+		return func() { must(unix.PivotRoot(here(dir), lost(dir))) }
+	},
+	"sb_statfs": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Statfs(plain(dir), new(unix.Statfs_t))) }
+	},
+	"move_mount": func(dir string, know func(string, string, ...any)) func() {
+		mountOther(dir, "", know)
+		must(unix.Mkdir(dir+"/there", 0o700))
+		detached, err := unix.OpenTree(unix.AT_FDCWD, here(dir), unix.OPEN_TREE_CLONE)
+		must(err)
+		return func() {
+			must(unix.MoveMount(unix.AT_FDCWD, here(dir), unix.AT_FDCWD, dir+"/there", 0))
+			must(unix.MoveMount(detached, "", unix.AT_FDCWD, here(dir), unix.MOVE_MOUNT_F_EMPTY_PATH))
+		}
+	},
+	"quotactl": func(dir string, know func(string, string, ...any)) func() {
+		device, err := unix.BytePtrFromString(mountOther(dir, "usrquota", know))
+		must(err)
+		file, err := unix.BytePtrFromString(lost(dir))
+		must(err)
+		return func() {
+			_, _, errno := unix.Syscall6(unix.SYS_QUOTACTL, quotaOn<<8, uintptr(unsafe.Pointer(device)), noQuotaFormat, uintptr(unsafe.Pointer(file)), 0, 0)
+			// Neither is there such a format, nor is it a file; kernels differ in what they look at first.
+			if errno != unix.ESRCH && errno != unix.EACCES {
+				must(fmt.Errorf("quotas that cannot be: %w", errno))
+			}
+			call(unix.SYS_QUOTACTL, quotaSync<<8)
 		}
 	},
 	"shm_shmctl": func(dir string, know func(string, string, ...any)) func() {

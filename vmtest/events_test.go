@@ -136,6 +136,56 @@ func (x *expected) sock(family, kind, protocol int) object {
 	return object{"family": strconv.Itoa(family), "type": strconv.Itoa(kind), "protocol": strconv.Itoa(protocol), "owner": x.task}
 }
 
+// other is a directory of the other filesystem that the actor mounted.
+func (x *expected) other(mode string) object {
+	return object{"uid": "0", "gid": "0", "mode": mode, "s_magic": fmt.Sprintf("%#x", ext4Magic), "s_id": x.fact("s_id"), "s_uuid": otherUUID}
+}
+
+func (x *expected) otherDev() object {
+	return object{"major": x.fact("major"), "minor": x.fact("minor")}
+}
+
+// otherRoot is the DENTRY of its root.
+func (x *expected) otherRoot() object {
+	return object{"inode": x.other("040755"), "path": object{"dev": x.otherDev(), "pathname": "/"}}
+}
+
+// mounted is the PATH of something on it, in the mount namespace of the actor.
+func (x *expected) mounted(pathname string) object {
+	return object{"dev": x.otherDev(), "type": "namespace", "pathname": pathname}
+}
+
+// Of include/linux/fs.h.
+const (
+	sbReadOnly = 1
+	sbPOSIXACL = 1 << 16
+	sbIVersion = 1 << 23
+	sbNoSec    = 1 << 28
+	sbBorn     = 1 << 29
+	sbActive   = 1 << 30
+)
+
+// superblockFlags are those in the first record of a hook. Whether ext4 has two of them is up to the kernel.
+func (x *expected) superblockFlags(hook string) uint64 {
+	for _, r := range x.all {
+		if at(r, "event.type") != hook {
+			continue
+		}
+		flags, err := strconv.ParseUint(at(r, hook+".sb.s_flags").(string), 10, 64)
+		if err != nil || flags&^(sbIVersion|sbNoSec) != sbPOSIXACL|sbBorn|sbActive {
+			x.t.Errorf("s_flags %#x, %v", flags, err)
+		}
+		return flags
+	}
+	x.t.Fatalf("no %s", hook)
+	return 0
+}
+
+// superblock is that of the other filesystem.
+func (x *expected) superblock(flags uint64) object {
+	return object{"dentry": x.otherRoot(), "fstype": "ext4", "s_flags": fmt.Sprint(flags)}
+}
+
 // ipc is an object of the actor.
 func (x *expected) ipc() object {
 	return object{"uid": "0", "gid": "0", "cuid": "0", "cgid": "0", "mode": "0640", "owner": x.task}
@@ -375,6 +425,41 @@ var expectations = []expectation{
 		path := x.path("/here")
 		path["type"] = "namespace" // the actor has one of its own
 		return []object{{"sb_mount": object{"dev_name": "a source", "path": path, "type": "tmpfs", "flags": fmt.Sprint(unix.MS_NOSUID | unix.MS_NODEV)}}}
+	}},
+	{"sb_umount", func(x *expected) []object {
+		return []object{{"sb_umount": object{"mnt": x.otherRoot(), "flags": fmt.Sprint(unix.MNT_DETACH | unix.UMOUNT_NOFOLLOW)}}}
+	}},
+	{"sb_remount", func(x *expected) []object {
+		flags := x.superblockFlags("sb_remount")
+		remount := func(requested int, flags uint64) []object {
+			return []object{
+				{"sb_mount": object{"dev_name": "", "path": x.mounted(here(x.dir)), "type": "", "flags": fmt.Sprint(requested)}},
+				{"sb_remount": object{"sb": x.superblock(flags)}},
+				// IOPRIO_CLASS_BE and 3, of the thread of the journal (fs/ext4/super.c).
+				{"task_setioprio": object{"task": zeroDigest, "ioprio": fmt.Sprint(ioprioClassBE<<13 | 3)}},
+			}
+		}
+		return append(remount(unix.MS_REMOUNT|unix.MS_RDONLY, flags), remount(unix.MS_REMOUNT, flags|sbReadOnly)...)
+	}},
+	{"sb_pivotroot", func(x *expected) []object {
+		return []object{{"sb_pivotroot": object{"old_path": x.mounted(lost(x.dir)), "new_path": x.mounted(here(x.dir))}}}
+	}},
+	{"sb_statfs", func(x *expected) []object {
+		return []object{{"sb_statfs": object{"dentry": object{"inode": x.plain, "path": x.entry("/plain")}}}}
+	}},
+	{"move_mount", func(x *expected) []object {
+		to := func(name string) object { return maps(x.path(name), object{"type": "namespace"}) }
+		return []object{
+			{"move_mount": object{"from_path": x.mounted(here(x.dir)), "to_path": to("/there")}},
+			{"move_mount": object{"from_path": x.mounted("/"), "to_path": to("/here")}}, // only a name
+		}
+	}},
+	{"quotactl", func(x *expected) []object {
+		return []object{
+			{"quotactl": object{"cmds": fmt.Sprint(quotaOn), "type": "0", "id": fmt.Sprint(noQuotaFormat),
+				"sb": x.superblock(x.superblockFlags("quotactl"))}},
+			{"quota_on": object{"dentry": object{"inode": x.other("040700"), "path": object{"dev": x.otherDev(), "pathname": "/lost+found"}}}},
+		}
 	}},
 	{"shm_shmat", func(x *expected) []object {
 		// unix.SysvShmAttach asks how large it is.

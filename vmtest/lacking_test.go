@@ -160,6 +160,8 @@ func needFor(t *testing.T, actor string) {
 		local()
 	case "shm_shmat", "shm_shmctl", "sem_semop", "msg_queue_msgsnd":
 		needFile(t, "/proc/sysvipc", "CONFIG_SYSVIPC")
+	case "quotactl":
+		needFile(t, "/proc/sys/fs/quota", "CONFIG_QUOTA")
 	case "kernel_read_file":
 		needFile(t, "/proc/modules", "CONFIG_MODULES")
 	}

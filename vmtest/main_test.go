@@ -48,7 +48,15 @@ var (
 const (
 	workUUID  = "0123456789abcdef0123456789abcdef"
 	ext4Magic = 0xef53
+	// A smaller one, for actors that mount.
+	otherImage = "/run/other"
+	otherUUID  = "00112233445566778899aabbccddeeff"
 )
+
+// hyphened is a UUID as mkfs wants it.
+func hyphened(uuid string) string {
+	return uuid[:8] + "-" + uuid[8:12] + "-" + uuid[12:16] + "-" + uuid[16:20] + "-" + uuid[20:]
+}
 
 func TestMain(m *testing.M) {
 	namespace.Main()
@@ -107,10 +115,11 @@ func makeWork() error {
 	image := "/run/ext4"
 	// Where they are built in there may be no modules to look among; the mount tells.
 	_ = exec.Command("modprobe", "-a", "loop", "ext4").Run()
-	uuid := workUUID[:8] + "-" + workUUID[8:12] + "-" + workUUID[12:16] + "-" + workUUID[16:20] + "-" + workUUID[20:]
 	for _, words := range [][]string{
 		{"truncate", "-s", "200M", image},
-		{"mkfs.ext4", "-q", "-U", uuid, image},
+		{"mkfs.ext4", "-q", "-U", hyphened(workUUID), image},
+		{"truncate", "-s", "8M", otherImage},
+		{"mkfs.ext4", "-q", "-U", hyphened(otherUUID), otherImage},
 		{"mkdir", "-p", work},
 		{"mount", "-o", "loop", image, work},
 		{"cp", self, work + "/actor"},

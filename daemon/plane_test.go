@@ -223,6 +223,7 @@ func (s *space) Shut()                    { s.stop() }
 func (s *space) Close() error {
 	time.Sleep(s.host.closing)
 	s.closed.Store(true)
+	s.config.Judge = nil // nobody asks any more, and through it all of the namespace would be held
 	s.stop()
 	return nil
 }

@@ -6,17 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/fuse"
+	"github.com/tsem-bpf/tsem-bpf/tsemfs"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
@@ -65,6 +68,8 @@ type home struct {
 	sealed       bool
 	records      []string
 	over, gone   bool // nobody is inside any more; nor is anything left
+	changes      int  // of what a poll says: records that came, and that it is over
+	queue        weak.Pointer[tsemfs.Queue]
 	decided      []string
 }
 
@@ -74,7 +79,8 @@ type descriptor struct {
 	content string // of a file whose content does not change
 	of      *home  // whose records are read; nil: nobody's
 	record  string // the last one
-	armed   bool   // somebody polls
+	armed   bool   // somebody has polled, and is to be woken by the next change
+	seen    int    // changes until then
 	wakes   atomic.Int64
 	wants   int64 // how often it should have been woken
 }
@@ -221,9 +227,8 @@ func (m *model) poll() {
 		want = unix.POLLIN | fuse.PollReadNormal
 	case d.of.over:
 		want = unix.POLLHUP
-	default:
-		d.armed = true
 	}
+	d.armed, d.seen = true, d.of.changes
 	m.done = append(m.done, fmt.Sprintf("a poll of %d", d.of.id))
 	if got := d.Handle.(fuse.Poller).Poll(func() { d.wakes.Add(1) }); got != want {
 		m.fail("polled %#x, want %#x", got, want)
@@ -352,7 +357,7 @@ func (m *model) create(by *player) {
 	m.write(by, command+"\n", want)
 	if want == 0 {
 		h.space = m.namespaces[len(m.namespaces)-1]
-		by.in, m.homes = h, append(m.homes, h)
+		by.in, m.homes, h.queue = h, append(m.homes, h), weak.Make(m.Records(h.id))
 	}
 }
 
@@ -387,6 +392,7 @@ func (m *model) raise() {
 	m.done = append(m.done, fmt.Sprintf("event %d of %d in %d", m.number, p.pid, h.id))
 	record := fmt.Sprintf("%d %s\n", m.number, strings.Repeat("x", oneOf(m, []int{0, 10, 2000, 4000})))
 	h.records = append(h.records, record)
+	h.changes++
 	want := verdict.None
 	switch {
 	case !h.external:
@@ -507,7 +513,10 @@ func (m *model) compare() {
 	var left []uint64
 	for _, h := range m.homes {
 		if !h.gone {
-			h.over = h.inside == 0
+			if !h.over && h.inside == 0 {
+				h.over = true
+				h.changes++
+			}
 			h.gone = h.over && (len(h.records) == 0 || h.orchestrator == nil)
 		}
 		if !h.gone {
@@ -526,12 +535,23 @@ func (m *model) compare() {
 		m.fail("namespaces %d, want %d", all, left)
 	}
 	for _, d := range m.opened {
-		if d.armed && (len(d.of.records) > 0 || d.of.over) {
+		if d.armed && d.of.changes > d.seen {
 			d.armed = false
 			d.wants++
 		}
 		if d.wakes.Load() != d.wants {
 			m.fail("a poll of %d was woken %d times, want %d", d.of.id, d.wakes.Load(), d.wants)
+		}
+	}
+}
+
+// nothingHeld expects that no memory is held of namespaces that are gone.
+func (m *model) nothingHeld() {
+	m.compare()
+	runtime.GC()
+	for _, h := range m.homes {
+		if h.gone && h.queue.Value() != nil {
+			m.fail("the records of namespace %d are still held", h.id)
 		}
 	}
 }
@@ -549,6 +569,7 @@ func FuzzPlane(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		synctest.Test(t, func(t *testing.T) {
 			m := &model{host: newHost(t), choices: choices, init: &player{pid: 1, admin: true}, players: make([]*player, 1), pid: 1}
+			defer m.Close() // also after a failure
 			m.players[0] = m.init
 			m.spawn(1, 0)
 			for range 4 {
@@ -563,6 +584,10 @@ func FuzzPlane(f *testing.F) {
 			for len(m.opened) > 0 {
 				m.close()
 			}
+			for len(m.players) > 1 {
+				m.exit(m.players[1])
+			}
+			m.nothingHeld()
 			m.Close()
 			m.wantGone()
 		})

@@ -135,17 +135,19 @@ func (r *reading) Unread() {
 	}
 }
 
+// Poll wakes also when there is one record more: epoll with EPOLLET looks again only when it is woken.
 func (r *reading) Poll(wake func()) uint32 {
 	q := r.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if wake != nil {
+		q.wakes[r] = wake
+	}
 	switch {
 	case len(q.records) != 0:
 		return unix.POLLIN | fuse.PollReadNormal
 	case q.ended:
 		return unix.POLLHUP
-	case wake != nil:
-		q.wakes[r] = wake
 	}
 	return 0
 }

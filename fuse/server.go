@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +38,10 @@ type Server struct {
 	out     []byte
 	writes  sync.WaitGroup
 
-	mu   sync.RWMutex
-	over bool // the device may be another file by now; mu guards it
+	mu     sync.Mutex
+	posted [][]byte // what other goroutines want to be sent
+	wake   int      // an eventfd that says so
+	over   bool     // nobody sends anything any more
 
 	deliver func(fd int, b []byte) unix.Errno // to the kernel, or in tests to something like it
 }
@@ -51,7 +54,7 @@ type known struct {
 
 // NewServer makes a server of a tree. device is a descriptor of /dev/fuse, in blocking mode,
 // that is mounted when Serve is called, or one end of a pair of sockets that keep the bounds of
-// messages. It stays the caller's, and open until Serve has returned.
+// messages. Serve closes it.
 func NewServer(device int, root Dir) *Server {
 	return &Server{
 		device:  device,
@@ -60,30 +63,84 @@ func NewServer(device int, root Dir) *Server {
 		handles: make(map[uint64]Handle),
 		last:    RootNode,
 		out:     make([]byte, AnswerHeader, BufferSize),
+		wake:    -1,
 		deliver: WriteDevice,
 	}
 }
 
 // Serve answers requests until the connection ends, because the file system was unmounted or
 // the connection aborted. It then returns nil, after all writes under way have ended and all
-// handles were closed. It is called once.
+// handles were closed. It is called once. In every case the device is closed.
 //
-// An error means that nobody answers any more: the caller has to end the connection.
+// The device is open on one thread of this process alone, with whatever else was open when Serve was
+// called (see the package's documentation).
 func (s *Server) Serve() error {
-	err := s.loop()
-	s.writes.Wait()
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open an eventfd: %w", err), unix.Close(s.device))
+	}
+	s.wake = wake
+	apart, alone, served := make(chan struct{}), make(chan struct{}), make(chan error)
+	go onOwnThread(func() {
+		err := unix.Unshare(unix.CLONE_FILES)
+		close(apart)
+		<-alone
+		if err != nil {
+			served <- fmt.Errorf("have descriptors of its own: %w", err)
+			return
+		}
+		err = s.loop()
+		s.writes.Wait()
+		s.sendPosted()
+		served <- errors.Join(err, unix.Close(s.device))
+	})
+	<-apart
+	closeErr := unix.Close(s.device)
+	close(alone)
+	err = errors.Join(<-served, closeErr)
 	for _, h := range s.handles {
 		h.Close()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
-	return err
+	return errors.Join(err, unix.Close(wake))
+}
+
+// onOwnThread runs f on a thread that runs nothing else and ends with it.
+func onOwnThread(f func()) {
+	runtime.LockOSThread() // for ever: what f has made of the thread nobody else may get
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	// The first thread does not end with a goroutine, and /proc/PID/fd shows its descriptors.
+	begun := make(chan struct{})
+	go onOwnThread(func() {
+		close(begun)
+		f()
+	})
+	<-begun
+	runtime.UnlockOSThread()
 }
 
 func (s *Server) loop() error {
+	if err := unix.SetNonblock(s.device, true); err != nil {
+		return fmt.Errorf("read FUSE requests: %w", err)
+	}
 	buffer := make([]byte, BufferSize)
 	for {
+		ready := []unix.PollFd{{Fd: int32(s.device), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
+		if _, err := unix.Poll(ready, -1); err != nil && err != unix.EINTR {
+			return fmt.Errorf("wait for FUSE requests: %w", err)
+		}
+		if ready[1].Revents != 0 {
+			_, _ = unix.Read(s.wake, make([]byte, 8)) // which sets it to 0
+			s.sendPosted()
+		}
+		if ready[0].Revents == 0 {
+			continue
+		}
 		n, errno := ReadDevice(s.device, buffer)
 		switch errno {
 		case 0:
@@ -93,7 +150,7 @@ func (s *Server) loop() error {
 			if err := s.handle(buffer[:n]); err != nil {
 				return err
 			}
-		case unix.EINTR, unix.ENOENT: // ENOENT: the request was aborted while it was read
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was aborted while it was read
 		case unix.ENODEV, unix.ECONNABORTED:
 			return nil
 		default:
@@ -336,8 +393,8 @@ func (s *Server) write(w Writer, unique uint64, tid uint32, data []byte) {
 			out = binary.NativeEndian.AppendUint32(out, uint32(len(data)))
 			out = binary.NativeEndian.AppendUint32(out, 0)
 		}
-		// An answer that the kernel does not take is one that nobody waits for.
-		_ = s.send(out, unique, errnoOf(err))
+		PutHeader(out, len(out), unique, errnoOf(err))
+		s.post(out)
 	})
 }
 
@@ -369,10 +426,30 @@ func (s *Server) notify(file uint64) {
 	b := binary.NativeEndian.AppendUint64(make([]byte, AnswerHeader, AnswerHeader+8), file)
 	PutHeader(b, len(b), 0, 0)
 	binary.NativeEndian.PutUint32(b[4:], notifyPoll) // where an answer has its errno
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if !s.over {
-		// A file that is closed by now is nobody's.
+	s.post(b)
+}
+
+// post lets the thread that has the device send something. Any goroutine, at any time.
+func (s *Server) post(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	if s.posted = append(s.posted, b); len(s.posted) == 1 {
+		// It cannot fail: there is room for 2^64-2 of them.
+		_, _ = unix.Write(s.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	}
+}
+
+// sendPosted sends what was posted. What the kernel does not take nobody waits for: a task that is gone, or a file that is
+// closed by now.
+func (s *Server) sendPosted() {
+	s.mu.Lock()
+	posted := s.posted
+	s.posted = nil
+	s.mu.Unlock()
+	for _, b := range posted {
 		_ = s.deliver(s.device, b)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -387,6 +388,37 @@ func TestUndelivered(t *testing.T) {
 	}
 }
 
+// TestDeviceApart: while requests are answered no other thread of this process has the device open, and what it executes does not
+// inherit it, so that its end is that of the connection, whatever other threads wait for.
+func TestDeviceApart(t *testing.T) {
+	k := fusetest.NewKernel(t)
+	var device, found unix.Stat_t
+	if err := unix.Fstat(k.Device, &device); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- NewServer(k.Device, &folder{}).Serve() }()
+	c := &client{k, t}
+	c.expect(fusetest.Answer{Errno: unix.ENOENT}, OpLookup, RootNode, text("file"))
+	tables, err := filepath.Glob("/proc/self/task/*/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var with []string
+	for _, table := range tables {
+		descriptors, _ := filepath.Glob(table + "/*") // nothing where a thread has ended
+		for _, d := range descriptors {
+			if unix.Stat(d, &found) == nil && found.Dev == device.Dev && found.Ino == device.Ino {
+				with = append(with, d)
+			}
+		}
+	}
+	if len(with) != 1 || strings.HasPrefix(with[0], fmt.Sprintf("/proc/self/task/%d/", unix.Getpid())) {
+		t.Errorf("the device is open as %q", with)
+	}
+	k.End(served)
+}
+
 // TestServeErrors is what a read from a device can return.
 func TestServeErrors(t *testing.T) {
 	if err := NewServer(-1, &folder{}).Serve(); !errors.Is(err, unix.EBADF) {
@@ -432,6 +464,8 @@ func FuzzServer(f *testing.F) {
 			if err := s.handle(raw); err != nil {
 				t.Fatal(err)
 			}
+			s.writes.Wait()
+			s.sendPosted()
 			for len(n.happens) != 0 {
 				<-n.happens
 			}
@@ -456,6 +490,5 @@ func FuzzServer(f *testing.F) {
 		ask(OpOpendir, RootNode, word(0))
 		ask(opcode, node, body)
 		ask(opcode, node, body)
-		s.writes.Wait()
 	})
 }

@@ -71,7 +71,7 @@ func serve(t *testing.T, c Config) (*Gate, *kernel) {
 		return n, errno
 	}
 	served := make(chan error, 1)
-	go func() { served <- g.Serve() }()
+	go func() { served <- errors.Join(g.Serve(), unix.Close(k.Device)) }()
 	t.Cleanup(func() { k.End(served) })
 	return g, k
 }

@@ -7,6 +7,7 @@ package vmtest
 import (
 	"bufio"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -414,4 +415,45 @@ func TestDaemonService(t *testing.T) {
 		t.Log(lines.Text())
 	}
 	check(t, daemon.Wait())
+}
+
+// TestDaemonKilledWhileItWaits: a daemon that waits for an answer of its own file system when it is killed is gone at once, and
+// another one takes its place. The watchdog asks so often here that there is nearly always such a wait.
+func TestDaemonKilledWhileItWaits(t *testing.T) {
+	const hung = time.Minute // much longer than a busy machine takes, much shorter than for ever
+	address := filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenPacket("unixgram", address)
+	check(t, err)
+	defer socket.Close()
+	go func() {
+		for message := make([]byte, 1024); ; {
+			if _, _, err := socket.ReadFrom(message); err != nil {
+				return
+			}
+		}
+	}()
+	folder := filepath.Join(t.TempDir(), "tsem")
+	for range rounds(t, 10) {
+		daemon, _ := startDaemon(t, folder, "NOTIFY_SOCKET="+address, "WATCHDOG_USEC=2")
+		time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+		check(t, daemon.Process.Kill())
+		ended := make(chan error, 1)
+		go func() { ended <- daemon.Wait() }()
+		select {
+		case <-ended:
+		case <-time.After(hung):
+			stacks, _ := exec.Command("sh", "-c", fmt.Sprintf("cat /proc/%d/task/*/stack", daemon.Process.Pid)).CombinedOutput()
+			abortConnections(t)
+			t.Fatalf("a daemon lives %v after it was killed:\n%s", hung, stacks)
+		}
+	}
+}
+
+// abortConnections ends all file systems of FUSE.
+func abortConnections(t *testing.T) {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "mount -t fusectl fusectl /sys/fs/fuse/connections; for f in /sys/fs/fuse/connections/*/abort; do echo 1 >$f; done").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
 }

@@ -108,7 +108,6 @@ func serveFiles(t *testing.T, p tsemfs.Plane, folder string) (end func()) {
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
-		check(t, unix.Close(device))
 	})
 	t.Cleanup(func() {
 		end()

@@ -141,7 +141,7 @@ func (c *daemonCommand) serve(engine *loader.Engine, plane *daemon.Plane) (<-cha
 	}
 	defer unix.Close(mount)
 	served := make(chan error, 1)
-	go func() { served <- errors.Join(fuse.NewServer(device, tsemfs.New(plane)).Serve(), unix.Close(device)) }()
+	go func() { served <- fuse.NewServer(device, tsemfs.New(plane)).Serve() }()
 	var stat unix.Stat_t
 	if err := unix.Fstat(mount, &stat); err != nil {
 		return nil, fmt.Errorf("look at the control plane: %w", err)

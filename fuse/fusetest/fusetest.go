@@ -60,8 +60,8 @@ type Answer struct {
 // answered once. A pair of sockets keeps the bounds of messages, as the device does. Its
 // methods may be called from any goroutine, but for End.
 type Kernel struct {
-	// Device is the end of the connection that is served. A read of it returns nothing when
-	// the other end is shut.
+	// Device is the end of the connection that is served. Who serves it closes it. A read of it
+	// returns nothing when the other end is shut.
 	Device int
 	// Woken gets the numbers of open files whose pollers are woken. Set it before the
 	// first request; nobody is woken otherwise.
@@ -158,9 +158,6 @@ func (k *Kernel) End(served <-chan error) {
 		k.t.Error(err)
 	}
 	if err := <-served; err != nil {
-		k.t.Error(err)
-	}
-	if err := unix.Close(k.Device); err != nil {
 		k.t.Error(err)
 	}
 	<-k.ended

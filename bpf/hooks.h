@@ -30,10 +30,19 @@
 	HOOK(file_lock, 17, SLEEPABLE)			\
 	HOOK(file_receive, 19, SLEEPABLE)		\
 	HOOK(unix_stream_connect, 20, ATOMIC)		\
+	HOOK(unix_may_send, 21, ATOMIC)			\
 	HOOK(socket_create, 22, SLEEPABLE)		\
 	HOOK(socket_connect, 23, SLEEPABLE)		\
 	HOOK(socket_bind, 24, SLEEPABLE)		\
+	HOOK(socket_accept, 25, SLEEPABLE)		\
+	HOOK(socket_listen, 26, SLEEPABLE)		\
+	HOOK(socket_socketpair, 27, SLEEPABLE)		\
 	HOOK(socket_sendmsg, 28, SLEEPABLE)		\
+	HOOK(socket_recvmsg, 29, SLEEPABLE)		\
+	HOOK(socket_getsockname, 30, SLEEPABLE)		\
+	HOOK(socket_getpeername, 31, SLEEPABLE)		\
+	HOOK(socket_setsockopt, 32, ATOMIC)		\
+	HOOK(socket_shutdown, 33, SLEEPABLE)		\
 	HOOK(ptrace_traceme, 34, ATOMIC)		\
 	HOOK(kernel_read_file, 37, SLEEPABLE)		\
 	HOOK(sb_mount, 38, SLEEPABLE)			\

@@ -53,10 +53,19 @@ const (
 	tsemTsemHookTSEM_HOOK_fileLock           tsemTsemHook = 17
 	tsemTsemHookTSEM_HOOK_fileReceive        tsemTsemHook = 19
 	tsemTsemHookTSEM_HOOK_unixStreamConnect  tsemTsemHook = 20
+	tsemTsemHookTSEM_HOOK_unixMaySend        tsemTsemHook = 21
 	tsemTsemHookTSEM_HOOK_socketCreate       tsemTsemHook = 22
 	tsemTsemHookTSEM_HOOK_socketConnect      tsemTsemHook = 23
 	tsemTsemHookTSEM_HOOK_socketBind         tsemTsemHook = 24
+	tsemTsemHookTSEM_HOOK_socketAccept       tsemTsemHook = 25
+	tsemTsemHookTSEM_HOOK_socketListen       tsemTsemHook = 26
+	tsemTsemHookTSEM_HOOK_socketSocketpair   tsemTsemHook = 27
 	tsemTsemHookTSEM_HOOK_socketSendmsg      tsemTsemHook = 28
+	tsemTsemHookTSEM_HOOK_socketRecvmsg      tsemTsemHook = 29
+	tsemTsemHookTSEM_HOOK_socketGetsockname  tsemTsemHook = 30
+	tsemTsemHookTSEM_HOOK_socketGetpeername  tsemTsemHook = 31
+	tsemTsemHookTSEM_HOOK_socketSetsockopt   tsemTsemHook = 32
+	tsemTsemHookTSEM_HOOK_socketShutdown     tsemTsemHook = 33
 	tsemTsemHookTSEM_HOOK_ptraceTraceme      tsemTsemHook = 34
 	tsemTsemHookTSEM_HOOK_kernelReadFile     tsemTsemHook = 37
 	tsemTsemHookTSEM_HOOK_sbMount            tsemTsemHook = 38
@@ -156,7 +165,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [67]struct {
+	Shares          [76]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -347,11 +356,19 @@ const (
 	tsemProgShmFreeSecurity       = "shm_free_security"
 	tsemProgShmShmat              = "shm_shmat"
 	tsemProgShmShmctl             = "shm_shmctl"
+	tsemProgSocketAccept          = "socket_accept"
 	tsemProgSocketBind            = "socket_bind"
 	tsemProgSocketConnect         = "socket_connect"
 	tsemProgSocketCreate          = "socket_create"
+	tsemProgSocketGetpeername     = "socket_getpeername"
+	tsemProgSocketGetsockname     = "socket_getsockname"
+	tsemProgSocketListen          = "socket_listen"
 	tsemProgSocketPostCreate      = "socket_post_create"
+	tsemProgSocketRecvmsg         = "socket_recvmsg"
 	tsemProgSocketSendmsg         = "socket_sendmsg"
+	tsemProgSocketSetsockopt      = "socket_setsockopt"
+	tsemProgSocketShutdown        = "socket_shutdown"
+	tsemProgSocketSocketpair      = "socket_socketpair"
 	tsemProgTaskAlloc             = "task_alloc"
 	tsemProgTaskCaller            = "task_caller"
 	tsemProgTaskEnter             = "task_enter"
@@ -370,6 +387,7 @@ const (
 	tsemProgTaskSetrlimit         = "task_setrlimit"
 	tsemProgTaskSetscheduler      = "task_setscheduler"
 	tsemProgThreadId              = "thread_id"
+	tsemProgUnixMaySend           = "unix_may_send"
 	tsemProgUnixStreamConnect     = "unix_stream_connect"
 	tsemVarBuffersCount           = "buffers_count"
 	tsemVarContract               = "contract"
@@ -499,11 +517,19 @@ type tsemProgramSpecs struct {
 	ShmFreeSecurity       *ebpf.ProgramSpec `ebpf:"shm_free_security"`
 	ShmShmat              *ebpf.ProgramSpec `ebpf:"shm_shmat"`
 	ShmShmctl             *ebpf.ProgramSpec `ebpf:"shm_shmctl"`
+	SocketAccept          *ebpf.ProgramSpec `ebpf:"socket_accept"`
 	SocketBind            *ebpf.ProgramSpec `ebpf:"socket_bind"`
 	SocketConnect         *ebpf.ProgramSpec `ebpf:"socket_connect"`
 	SocketCreate          *ebpf.ProgramSpec `ebpf:"socket_create"`
+	SocketGetpeername     *ebpf.ProgramSpec `ebpf:"socket_getpeername"`
+	SocketGetsockname     *ebpf.ProgramSpec `ebpf:"socket_getsockname"`
+	SocketListen          *ebpf.ProgramSpec `ebpf:"socket_listen"`
 	SocketPostCreate      *ebpf.ProgramSpec `ebpf:"socket_post_create"`
+	SocketRecvmsg         *ebpf.ProgramSpec `ebpf:"socket_recvmsg"`
 	SocketSendmsg         *ebpf.ProgramSpec `ebpf:"socket_sendmsg"`
+	SocketSetsockopt      *ebpf.ProgramSpec `ebpf:"socket_setsockopt"`
+	SocketShutdown        *ebpf.ProgramSpec `ebpf:"socket_shutdown"`
+	SocketSocketpair      *ebpf.ProgramSpec `ebpf:"socket_socketpair"`
 	TaskAlloc             *ebpf.ProgramSpec `ebpf:"task_alloc"`
 	TaskCaller            *ebpf.ProgramSpec `ebpf:"task_caller"`
 	TaskEnter             *ebpf.ProgramSpec `ebpf:"task_enter"`
@@ -522,6 +548,7 @@ type tsemProgramSpecs struct {
 	TaskSetrlimit         *ebpf.ProgramSpec `ebpf:"task_setrlimit"`
 	TaskSetscheduler      *ebpf.ProgramSpec `ebpf:"task_setscheduler"`
 	ThreadId              *ebpf.ProgramSpec `ebpf:"thread_id"`
+	UnixMaySend           *ebpf.ProgramSpec `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
 }
 
@@ -717,11 +744,19 @@ type tsemPrograms struct {
 	ShmFreeSecurity       *ebpf.Program `ebpf:"shm_free_security"`
 	ShmShmat              *ebpf.Program `ebpf:"shm_shmat"`
 	ShmShmctl             *ebpf.Program `ebpf:"shm_shmctl"`
+	SocketAccept          *ebpf.Program `ebpf:"socket_accept"`
 	SocketBind            *ebpf.Program `ebpf:"socket_bind"`
 	SocketConnect         *ebpf.Program `ebpf:"socket_connect"`
 	SocketCreate          *ebpf.Program `ebpf:"socket_create"`
+	SocketGetpeername     *ebpf.Program `ebpf:"socket_getpeername"`
+	SocketGetsockname     *ebpf.Program `ebpf:"socket_getsockname"`
+	SocketListen          *ebpf.Program `ebpf:"socket_listen"`
 	SocketPostCreate      *ebpf.Program `ebpf:"socket_post_create"`
+	SocketRecvmsg         *ebpf.Program `ebpf:"socket_recvmsg"`
 	SocketSendmsg         *ebpf.Program `ebpf:"socket_sendmsg"`
+	SocketSetsockopt      *ebpf.Program `ebpf:"socket_setsockopt"`
+	SocketShutdown        *ebpf.Program `ebpf:"socket_shutdown"`
+	SocketSocketpair      *ebpf.Program `ebpf:"socket_socketpair"`
 	TaskAlloc             *ebpf.Program `ebpf:"task_alloc"`
 	TaskCaller            *ebpf.Program `ebpf:"task_caller"`
 	TaskEnter             *ebpf.Program `ebpf:"task_enter"`
@@ -740,6 +775,7 @@ type tsemPrograms struct {
 	TaskSetrlimit         *ebpf.Program `ebpf:"task_setrlimit"`
 	TaskSetscheduler      *ebpf.Program `ebpf:"task_setscheduler"`
 	ThreadId              *ebpf.Program `ebpf:"thread_id"`
+	UnixMaySend           *ebpf.Program `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.Program `ebpf:"unix_stream_connect"`
 }
 
@@ -812,11 +848,19 @@ func (p *tsemPrograms) Close() error {
 		p.ShmFreeSecurity,
 		p.ShmShmat,
 		p.ShmShmctl,
+		p.SocketAccept,
 		p.SocketBind,
 		p.SocketConnect,
 		p.SocketCreate,
+		p.SocketGetpeername,
+		p.SocketGetsockname,
+		p.SocketListen,
 		p.SocketPostCreate,
+		p.SocketRecvmsg,
 		p.SocketSendmsg,
+		p.SocketSetsockopt,
+		p.SocketShutdown,
+		p.SocketSocketpair,
 		p.TaskAlloc,
 		p.TaskCaller,
 		p.TaskEnter,
@@ -835,6 +879,7 @@ func (p *tsemPrograms) Close() error {
 		p.TaskSetrlimit,
 		p.TaskSetscheduler,
 		p.ThreadId,
+		p.UnixMaySend,
 		p.UnixStreamConnect,
 	)
 }

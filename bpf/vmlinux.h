@@ -376,8 +376,15 @@ struct kernel_siginfo {
 	int si_code;
 };
 
+struct in6_addr {
+	__be32 s6_addr32[4];
+};
+
 struct sock_common {
 	unsigned short skc_family;
+	__u16 skc_num;
+	__be32 skc_rcv_saddr;
+	struct in6_addr skc_v6_rcv_saddr;
 };
 
 struct sock {
@@ -388,6 +395,17 @@ struct sock {
 
 struct socket {
 	struct sock *sk;
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un {
+		char sun_path[108];
+	} name[1];
+};
+
+struct unix_sock {
+	struct unix_address *addr;
 };
 
 struct sockaddr {

@@ -132,7 +132,7 @@ func (v *inverse) add(s *shape, value any) {
 			cells = append(cells, id)
 		}
 		v.Cell(eventtest.Creds, append(cells, v.num(value.(object)["capeff"]), v.u32(value, "securebits"), uint32(0))...)
-	case address, messageAddress:
+	case address, localAddress, messageAddress:
 		v.address(value.(object))
 	default:
 		v.t.Fatal("a shape without inverse")

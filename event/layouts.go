@@ -138,7 +138,22 @@ func (m *Mapper) address(b []byte) []byte {
 	}
 }
 
-// messageAddress is that of sendmsg, of which less is hashed, and other families not at all.
+// localAddress is that of accept, of which less is hashed. The port is in the order of the host
+// in the record, as TSEM hashes it.
+func (m *Mapper) localAddress(b []byte) []byte {
+	family, given, padded := m.cells.addr()
+	data := given[min(2, len(given)):]
+	switch family {
+	case familyInet, familyInet6:
+		return appendInet(b, family, &padded)
+	case familyUnix:
+		return append(b, untilNUL(data)...)
+	default:
+		return m.sum(b, data)
+	}
+}
+
+// messageAddress is that of sendmsg and recvmsg, of which as little is hashed, and of other families nothing.
 func (m *Mapper) messageAddress(b []byte) []byte {
 	family, _, padded := m.cells.addr()
 	return appendInet(b, family, &padded)

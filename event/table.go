@@ -64,10 +64,19 @@ var table = []row{
 	{17, "file_lock", KindEvent, []member{{"file", file}, {"cmd", u32}}},
 	{19, "file_receive", KindEvent, []member{{"file", file}}},
 	{20, "unix_stream_connect", KindAsync, []member{{"sock", sock}, {"other", sock}}},
+	{21, "unix_may_send", KindAsync, []member{{"sock", sock}, {"other", sock}}},
 	{22, "socket_create", KindEvent, []member{{"family", u32}, {"type", u32}, {"protocol", u32}, {"kern", u32}}},
 	{23, "socket_connect", KindEvent, []member{{"sock", sock}, {"addr", address}}},
 	{24, "socket_bind", KindEvent, []member{{"sock", sock}, {"addr", address}}},
+	{25, "socket_accept", KindEvent, []member{{"sock", sock}, {"addr", localAddress}}},
+	{26, "socket_listen", KindEvent, []member{{"sock", sock}, {"backlog", s32}}},
+	{27, "socket_socketpair", KindEvent, []member{{"socka", sock}, {"sockb", sock}}},
 	{28, "socket_sendmsg", KindEvent, []member{{"sock", sock}, {"addr", messageAddress}}},
+	{29, "socket_recvmsg", KindEvent, []member{{"sock", sock}, {"addr", messageAddress}}},
+	{30, "socket_getsockname", KindEvent, []member{{"sock", sock}}},
+	{31, "socket_getpeername", KindEvent, []member{{"sock", sock}}},
+	{32, "socket_setsockopt", KindEvent, []member{{"sock", sock}, {"level", s32}, {"optname", s32}}},
+	{33, "socket_shutdown", KindEvent, []member{{"sock", sock}, {"how", s32}}},
 	{34, "ptrace_traceme", KindAsync, []member{{"source", taskID}}},
 	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
 	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
@@ -167,6 +176,7 @@ var (
 	optionalFile    = &shape{fileCells, true, (*Encoder).file, (*Mapper).file}
 	sock            = &shape{one(cellSock), false, (*Encoder).sock, (*Mapper).sock}
 	address         = &shape{one(cellAddr), false, (*Encoder).address, (*Mapper).address}
+	localAddress    = &shape{one(cellAddr), false, (*Encoder).localAddress, (*Mapper).localAddress}
 	messageAddress  = &shape{one(cellAddr), true, (*Encoder).messageAddress, (*Mapper).messageAddress}
 	ipc             = &shape{one(cellIPC), false, (*Encoder).ipc, (*Mapper).ipc}
 	creds           = &shape{one(cellCreds), false, (*Encoder).credentials, (*Mapper).credentials}

@@ -58,7 +58,7 @@ func TestTable(t *testing.T) {
 	}
 	// These may sleep in TSEM, and not in a BPF LSM.
 	if want := []string{
-		"task_setioprio ATOMIC", "task_getioprio ATOMIC", "sb_pivotroot ATOMIC", "move_mount ATOMIC", "quotactl ATOMIC",
+		"task_setioprio ATOMIC", "task_getioprio ATOMIC", "socket_setsockopt ATOMIC", "sb_pivotroot ATOMIC", "move_mount ATOMIC", "quotactl ATOMIC",
 		"quota_on ATOMIC", "key_alloc ATOMIC", "inode_link ATOMIC", "inode_mkdir ATOMIC",
 		"inode_listxattr ATOMIC", "inode_killpriv ATOMIC",
 	}; !slices.Equal(differ, want) {
@@ -108,7 +108,7 @@ func TestObjects(t *testing.T) {
 	all := eventtest.Specification(t)
 	objects := map[*shape]string{
 		file: "FILE", optionalFile: "FILE", inode: "INODE", path: "PATH", dentry: "DENTRY", sock: "SOCK", ipc: "IPCPERM",
-		creds: "CREDS", address: "ADDR", messageAddress: "ADDR", taskID: "DIGEST", wideTaskID: "DIGEST",
+		creds: "CREDS", address: "ADDR", localAddress: "ADDR", messageAddress: "ADDR", taskID: "DIGEST", wideTaskID: "DIGEST",
 	}
 	for _, hook := range Hooks() {
 		for _, m := range hook.row().members {

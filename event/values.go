@@ -170,23 +170,31 @@ const (
 	familyInet6 = 10
 )
 
+// The member of an ADDR that has the address.
+const addressKey = `, "address": "`
+
 // address appends an ADDR of connect or bind.
-func (e *Encoder) address(dst []byte) []byte { return e.addr(dst, true) }
+func (e *Encoder) address(dst []byte) []byte { return e.addr(dst, true, addressKey) }
 
-// messageAddress appends an ADDR of sendmsg, which knows less (section 4).
-func (e *Encoder) messageAddress(dst []byte) []byte { return e.addr(dst, false) }
+// localAddress appends an ADDR of accept, which knows less (section 4).
+func (e *Encoder) localAddress(dst []byte) []byte { return e.addr(dst, false, addressKey) }
 
-func (e *Encoder) addr(dst []byte, full bool) []byte {
+// messageAddress appends an ADDR of sendmsg or recvmsg, which knows as little.
+func (e *Encoder) messageAddress(dst []byte) []byte {
+	if e.dialect == V3 {
+		return e.addr(dst, false, `, "addrress": "`) // quirk Q4
+	}
+	return e.addr(dst, false, addressKey)
+}
+
+// addr appends an ADDR, full if with flow and scope; ipv4 is the key of an address of IPv4.
+func (e *Encoder) addr(dst []byte, full bool, ipv4 string) []byte {
 	family, given, b := e.cells.addr()
 	port := uint64(native.Uint16(b[2:]))
 	switch {
 	case family == familyInet:
 		dst = appendUint(dst, `{"af_inet": {"port": "`, port)
-		key := `, "address": "`
-		if !full && e.dialect == V3 {
-			key = `, "addrress": "` // quirk Q4
-		}
-		dst = appendUint(dst, key, uint64(native.Uint32(b[4:])))
+		dst = appendUint(dst, ipv4, uint64(native.Uint32(b[4:])))
 		return append(dst, `}}`...)
 	case family == familyInet6:
 		dst = appendUint(dst, `{"af_inet6": {"port": "`, port)
@@ -194,7 +202,7 @@ func (e *Encoder) addr(dst []byte, full bool) []byte {
 			dst = appendUint(dst, `, "flow": "`, uint64(native.Uint32(b[4:])))
 			dst = appendUint(dst, `, "scope": "`, uint64(native.Uint32(b[24:])))
 		}
-		dst = append(dst, `, "address": "`...)
+		dst = append(dst, addressKey...)
 		dst = appendHex(dst, b[8:24])
 	case family == familyUnix:
 		// Up to the first zero byte: nothing of an abstract name (quirk Q10).

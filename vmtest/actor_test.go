@@ -125,6 +125,15 @@ var (
 	loopback6 = &unix.SockaddrInet6{Port: 4660, Addr: [16]byte{15: 1}}
 )
 
+// listening returns a socket that listens at an address, and that a client is connected to.
+func listening(family int, at unix.Sockaddr) int {
+	listener := socket(family, unix.SOCK_STREAM, 0)
+	must(unix.Bind(listener, at))
+	must(unix.Listen(listener, 1))
+	must(unix.Connect(socket(family, unix.SOCK_STREAM, 0), at))
+	return listener
+}
+
 // Of include/uapi/linux/ioprio.h.
 const (
 	ioprioWhoProcess = 1
@@ -400,6 +409,79 @@ var acts = map[string]act{
 			must(unix.Sendto(four, []byte("x"), 0, loopback4))
 			must(unix.Connect(four, &unix.SockaddrInet4{Port: 4661, Addr: [4]byte{127, 0, 0, 1}}))
 			must(unix.Send(four, []byte("x"), 0))
+		}
+	},
+	"socket_accept": func(dir string, know func(string, string, ...any)) func() {
+		listeners := []int{
+			listening(unix.AF_INET, loopback4), listening(unix.AF_INET6, loopback6),
+			listening(unix.AF_UNIX, &unix.SockaddrUnix{Name: dir + "/socket"}), listening(unix.AF_UNIX, &unix.SockaddrUnix{Name: "@abstract"}),
+		}
+		return func() {
+			for _, listener := range listeners {
+				// Without room for the address of the client, so that nobody asks for it.
+				call(unix.SYS_ACCEPT4, uintptr(listener), 0, 0, 0)
+			}
+		}
+	},
+	"socket_listen": func(dir string, know func(string, string, ...any)) func() {
+		four := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		return func() { must(unix.Listen(four, 77)) }
+	},
+	"socket_socketpair": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			_, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0)
+			must(err)
+		}
+	},
+	"socket_recvmsg": func(dir string, know func(string, string, ...any)) func() {
+		four, text := socket(unix.AF_INET, unix.SOCK_DGRAM, 0), make([]byte, 1)
+		must(unix.Bind(four, loopback4))
+		for range 3 {
+			must(unix.Sendto(four, []byte("x"), 0, loopback4))
+		}
+		return func() {
+			_, from, err := unix.Recvfrom(four, text, 0)
+			must(err)
+			if from.(*unix.SockaddrInet4).Port != loopback4.Port {
+				must(fmt.Errorf("a message from %v", from))
+			}
+			_, _, _, _, err = unix.Recvmsg(four, text, nil, 0)
+			must(err)
+			_, err = unix.Read(four, text)
+			must(err)
+		}
+	},
+	"socket_getsockname": func(dir string, know func(string, string, ...any)) func() {
+		six := socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+		return func() {
+			_, err := unix.Getsockname(six)
+			must(err)
+		}
+	},
+	"socket_getpeername": func(dir string, know func(string, string, ...any)) func() {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		must(err)
+		return func() {
+			_, err := unix.Getpeername(pair[1])
+			must(err)
+		}
+	},
+	"socket_setsockopt": func(dir string, know func(string, string, ...any)) func() {
+		four := socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+		return func() { must(unix.SetsockoptInt(four, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)) }
+	},
+	"socket_shutdown": func(dir string, know func(string, string, ...any)) func() {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		must(err)
+		return func() { must(unix.Shutdown(pair[0], unix.SHUT_WR)) }
+	},
+	"unix_may_send": func(dir string, know func(string, string, ...any)) func() {
+		receiver, sender := socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0), socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		address := &unix.SockaddrUnix{Name: dir + "/socket"}
+		must(unix.Bind(receiver, address))
+		return func() {
+			must(unix.Sendto(sender, []byte("x"), 0, address))
+			must(unix.Connect(sender, address))
 		}
 	},
 	"unix_stream_connect": func(dir string, know func(string, string, ...any)) func() {

@@ -229,7 +229,7 @@ var expectations = []expectation{
 		return []object{{"file_lock": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_WRLCK)}}}
 	}},
 	{"file_receive", func(x *expected) []object {
-		return []object{{"file_receive": object{"file": x.plainFile()}}}
+		return []object{{"socket_recvmsg": object{"sock": x.sock(1, 1, 0)}}, {"file_receive": object{"file": x.plainFile()}}}
 	}},
 	{"file_ioctl_pipe", func(x *expected) []object {
 		return []object{{"file_ioctl": object{"cmd": fmt.Sprint(unix.TIOCINQ), "file": object{
@@ -346,6 +346,48 @@ var expectations = []expectation{
 			{"socket_sendmsg": object{"sock": x.sock(2, 2, 17), "addr": inet(4660, localhost)}},
 			{"socket_connect": object{"sock": x.sock(2, 2, 17), "addr": inet(4661, localhost)}},
 			{"socket_sendmsg": object{"sock": x.sock(2, 2, 17)}},
+		}
+	}},
+	{"socket_accept", func(x *expected) []object {
+		accept := func(sock object, family string, address object) object {
+			return object{"socket_accept": object{"sock": sock, "addr": object{family: address}}}
+		}
+		return []object{
+			accept(x.sock(2, 1, 6), "af_inet", object{"port": "4660", "address": localhost}),
+			accept(x.sock(10, 1, 6), "af_inet6", object{"port": "4660", "address": strings.Repeat("0", 31) + "1"}),
+			accept(x.sock(1, 1, 0), "af_unix", object{"address": x.dir + "/socket"}),
+			accept(x.sock(1, 1, 0), "af_unix", object{"address": ""}),
+		}
+	}},
+	{"socket_listen", func(x *expected) []object {
+		return []object{{"socket_listen": object{"sock": x.sock(2, 1, 6), "backlog": "77"}}}
+	}},
+	{"socket_socketpair", func(x *expected) []object {
+		create := object{"socket_create": object{"family": "1", "type": "5", "protocol": "0", "kern": "0"}}
+		return []object{create, create, {"socket_socketpair": object{"socka": x.sock(1, 5, 0), "sockb": x.sock(1, 5, 0)}}}
+	}},
+	{"socket_recvmsg", func(x *expected) []object {
+		recvmsg := object{"socket_recvmsg": object{"sock": x.sock(2, 2, 17)}}
+		return []object{recvmsg, recvmsg, recvmsg}
+	}},
+	{"socket_getsockname", func(x *expected) []object {
+		return []object{{"socket_getsockname": object{"sock": x.sock(10, 2, 17)}}}
+	}},
+	{"socket_getpeername", func(x *expected) []object {
+		return []object{{"socket_getpeername": object{"sock": x.sock(1, 1, 0)}}}
+	}},
+	{"socket_setsockopt", func(x *expected) []object {
+		return []object{{"socket_setsockopt": object{"sock": x.sock(2, 1, 6), "level": "6", "optname": "1"}}}
+	}},
+	{"socket_shutdown", func(x *expected) []object {
+		return []object{{"socket_shutdown": object{"sock": x.sock(1, 1, 0), "how": "1"}}}
+	}},
+	{"unix_may_send", func(x *expected) []object {
+		sock := x.sock(1, 2, 0)
+		may := object{"unix_may_send": object{"sock": sock, "other": sock}}
+		return []object{
+			{"socket_sendmsg": object{"sock": sock}}, may,
+			{"socket_connect": object{"sock": sock, "addr": object{"af_unix": object{"address": x.dir + "/socket"}}}}, may,
 		}
 	}},
 	{"unix_stream_connect", func(x *expected) []object {

@@ -141,6 +141,7 @@ func needFor(t *testing.T, actor string) {
 	t.Helper()
 	needHook(t, hookOf(actor))
 	inet := func() { needSocket(t, unix.AF_INET, "CONFIG_INET") }
+	inet6 := func() { needFile(t, "/proc/net/if_inet6", "CONFIG_IPV6, or has it disabled") }
 	local := func() { needSocket(t, unix.AF_UNIX, "CONFIG_UNIX") }
 	switch actor {
 	case "inode_create", "inode_mkdir":
@@ -148,15 +149,21 @@ func needFor(t *testing.T, actor string) {
 		needACL(t) // without, the kernel applies the umask before it calls the hook
 	case "inode_mknod":
 		needACL(t)
-	case "socket_create", "socket_sendmsg":
+	case "socket_create", "socket_sendmsg", "socket_listen", "socket_recvmsg", "socket_setsockopt":
 		inet()
+	case "socket_getsockname":
+		inet6()
 	case "socket_connect":
 		inet()
-		needFile(t, "/proc/net/if_inet6", "CONFIG_IPV6, or has it disabled")
+		inet6()
 	case "socket_bind":
 		inet()
 		local()
-	case "unix_stream_connect":
+	case "socket_accept":
+		inet()
+		inet6()
+		local()
+	case "unix_stream_connect", "unix_may_send", "socket_socketpair", "socket_getpeername", "socket_shutdown":
 		local()
 	case "shm_shmat", "shm_shmctl", "sem_semop", "msg_queue_msgsnd":
 		needFile(t, "/proc/sysvipc", "CONFIG_SYSVIPC")

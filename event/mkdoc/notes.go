@@ -39,6 +39,8 @@ var notes = map[string]note{
 	"move_mount":        {Remark: "MS_MOVE of mount(2) is an sb_mount. A mount that has no place yet, as fsmount(2) makes it, has only a name."},
 	"quotactl":          {NoEvent: "a request about all filesystems: Q_SYNC without a device"},
 	"inode_getattr":     {NoEvent: ownFiles, Remark: "The `pathname` is that of a file: as it is seen through mounts."},
+	"socket_accept":     {Remark: "`addr` is the socket's own, with the `port` in the order of the host."},
+	"socket_recvmsg":    {Remark: "The hook comes before the message: there is no `addr` if a program receives, only perhaps if the kernel does for it."},
 	"inode_setxattr":    {Remark: ofACLs},
 	"inode_getxattr":    {NoEvent: ownFiles, Remark: ofACLs},
 	"inode_listxattr":   {NoEvent: ownFiles},

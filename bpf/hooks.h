@@ -44,6 +44,8 @@
 	HOOK(socket_setsockopt, 32, ATOMIC)		\
 	HOOK(socket_shutdown, 33, SLEEPABLE)		\
 	HOOK(ptrace_traceme, 34, ATOMIC)		\
+	HOOK(kernel_module_request, 35, SLEEPABLE)	\
+	HOOK(kernel_load_data, 36, ATOMIC)		\
 	HOOK(kernel_read_file, 37, SLEEPABLE)		\
 	HOOK(sb_mount, 38, SLEEPABLE)			\
 	HOOK(sb_umount, 39, SLEEPABLE)			\
@@ -57,6 +59,8 @@
 	HOOK(sem_associate, 47, ATOMIC)			\
 	HOOK(sem_semctl, 48, ATOMIC)			\
 	HOOK(sem_semop, 49, ATOMIC)			\
+	HOOK(syslog, 50, SLEEPABLE)			\
+	HOOK(settime, 51, SLEEPABLE)			\
 	HOOK(quotactl, 52, ATOMIC)			\
 	HOOK(quota_on, 53, ATOMIC)			\
 	HOOK(msg_queue_associate, 54, ATOMIC)		\
@@ -65,6 +69,7 @@
 	HOOK(msg_queue_msgrcv, 57, ATOMIC)		\
 	HOOK(ipc_permission, 58, ATOMIC)		\
 	HOOK(key_alloc, 59, ATOMIC)			\
+	HOOK(key_permission, 60, ATOMIC)		\
 	HOOK(netlink_send, 61, SLEEPABLE)		\
 	HOOK(inode_create, 62, SLEEPABLE)		\
 	HOOK(inode_link, 63, ATOMIC)			\
@@ -81,7 +86,13 @@
 	HOOK(inode_listxattr, 74, ATOMIC)		\
 	HOOK(inode_removexattr, 75, SLEEPABLE)		\
 	HOOK(inode_killpriv, 76, ATOMIC)		\
+	HOOK(tun_dev_create, 77, ATOMIC)		\
+	HOOK(tun_dev_attach_queue, 78, ATOMIC)		\
+	HOOK(tun_dev_attach, 79, ATOMIC)		\
+	HOOK(tun_dev_open, 80, ATOMIC)			\
+	HOOK(bpf, 81, SLEEPABLE)			\
 	HOOK(bpf_map, 82, SLEEPABLE)			\
+	HOOK(bpf_prog, 83, SLEEPABLE)			\
 	HOOK(ptrace_access_check, 84, ATOMIC)		\
 	HOOK(capable, 85, ATOMIC)			\
 	HOOK(capget, 86, ATOMIC)			\

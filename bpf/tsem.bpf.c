@@ -14,6 +14,7 @@
 #include "hooks/inode.c"
 #include "hooks/mount.c"
 #include "hooks/socket.c"
+#include "hooks/tun.c"
 #include "hooks/ipc.c"
 #include "hooks/key.c"
 #include "hooks/kernel.c"

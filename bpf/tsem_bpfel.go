@@ -33,83 +33,94 @@ type tsemTsemEntry struct {
 type tsemTsemHook uint32
 
 const (
-	tsemTsemHookTSEM_HOOK_NONE               tsemTsemHook = 0
-	tsemTsemHookTSEM_HOOK_bprmCommittedCreds tsemTsemHook = 1
-	tsemTsemHookTSEM_HOOK_taskKill           tsemTsemHook = 2
-	tsemTsemHookTSEM_HOOK_taskSetpgid        tsemTsemHook = 3
-	tsemTsemHookTSEM_HOOK_taskGetpgid        tsemTsemHook = 4
-	tsemTsemHookTSEM_HOOK_taskGetsid         tsemTsemHook = 5
-	tsemTsemHookTSEM_HOOK_taskSetnice        tsemTsemHook = 6
-	tsemTsemHookTSEM_HOOK_taskSetioprio      tsemTsemHook = 7
-	tsemTsemHookTSEM_HOOK_taskGetioprio      tsemTsemHook = 8
-	tsemTsemHookTSEM_HOOK_taskPrlimit        tsemTsemHook = 9
-	tsemTsemHookTSEM_HOOK_taskSetrlimit      tsemTsemHook = 10
-	tsemTsemHookTSEM_HOOK_taskSetscheduler   tsemTsemHook = 11
-	tsemTsemHookTSEM_HOOK_taskGetscheduler   tsemTsemHook = 12
-	tsemTsemHookTSEM_HOOK_taskPrctl          tsemTsemHook = 13
-	tsemTsemHookTSEM_HOOK_fileOpen           tsemTsemHook = 14
-	tsemTsemHookTSEM_HOOK_mmapFile           tsemTsemHook = 15
-	tsemTsemHookTSEM_HOOK_fileIoctl          tsemTsemHook = 16
-	tsemTsemHookTSEM_HOOK_fileLock           tsemTsemHook = 17
-	tsemTsemHookTSEM_HOOK_fileReceive        tsemTsemHook = 19
-	tsemTsemHookTSEM_HOOK_unixStreamConnect  tsemTsemHook = 20
-	tsemTsemHookTSEM_HOOK_unixMaySend        tsemTsemHook = 21
-	tsemTsemHookTSEM_HOOK_socketCreate       tsemTsemHook = 22
-	tsemTsemHookTSEM_HOOK_socketConnect      tsemTsemHook = 23
-	tsemTsemHookTSEM_HOOK_socketBind         tsemTsemHook = 24
-	tsemTsemHookTSEM_HOOK_socketAccept       tsemTsemHook = 25
-	tsemTsemHookTSEM_HOOK_socketListen       tsemTsemHook = 26
-	tsemTsemHookTSEM_HOOK_socketSocketpair   tsemTsemHook = 27
-	tsemTsemHookTSEM_HOOK_socketSendmsg      tsemTsemHook = 28
-	tsemTsemHookTSEM_HOOK_socketRecvmsg      tsemTsemHook = 29
-	tsemTsemHookTSEM_HOOK_socketGetsockname  tsemTsemHook = 30
-	tsemTsemHookTSEM_HOOK_socketGetpeername  tsemTsemHook = 31
-	tsemTsemHookTSEM_HOOK_socketSetsockopt   tsemTsemHook = 32
-	tsemTsemHookTSEM_HOOK_socketShutdown     tsemTsemHook = 33
-	tsemTsemHookTSEM_HOOK_ptraceTraceme      tsemTsemHook = 34
-	tsemTsemHookTSEM_HOOK_kernelReadFile     tsemTsemHook = 37
-	tsemTsemHookTSEM_HOOK_sbMount            tsemTsemHook = 38
-	tsemTsemHookTSEM_HOOK_sbUmount           tsemTsemHook = 39
-	tsemTsemHookTSEM_HOOK_sbRemount          tsemTsemHook = 40
-	tsemTsemHookTSEM_HOOK_sbPivotroot        tsemTsemHook = 41
-	tsemTsemHookTSEM_HOOK_sbStatfs           tsemTsemHook = 42
-	tsemTsemHookTSEM_HOOK_moveMount          tsemTsemHook = 43
-	tsemTsemHookTSEM_HOOK_shmAssociate       tsemTsemHook = 44
-	tsemTsemHookTSEM_HOOK_shmShmctl          tsemTsemHook = 45
-	tsemTsemHookTSEM_HOOK_shmShmat           tsemTsemHook = 46
-	tsemTsemHookTSEM_HOOK_semAssociate       tsemTsemHook = 47
-	tsemTsemHookTSEM_HOOK_semSemctl          tsemTsemHook = 48
-	tsemTsemHookTSEM_HOOK_semSemop           tsemTsemHook = 49
-	tsemTsemHookTSEM_HOOK_quotactl           tsemTsemHook = 52
-	tsemTsemHookTSEM_HOOK_quotaOn            tsemTsemHook = 53
-	tsemTsemHookTSEM_HOOK_msgQueueAssociate  tsemTsemHook = 54
-	tsemTsemHookTSEM_HOOK_msgQueueMsgctl     tsemTsemHook = 55
-	tsemTsemHookTSEM_HOOK_msgQueueMsgsnd     tsemTsemHook = 56
-	tsemTsemHookTSEM_HOOK_msgQueueMsgrcv     tsemTsemHook = 57
-	tsemTsemHookTSEM_HOOK_ipcPermission      tsemTsemHook = 58
-	tsemTsemHookTSEM_HOOK_keyAlloc           tsemTsemHook = 59
-	tsemTsemHookTSEM_HOOK_netlinkSend        tsemTsemHook = 61
-	tsemTsemHookTSEM_HOOK_inodeCreate        tsemTsemHook = 62
-	tsemTsemHookTSEM_HOOK_inodeLink          tsemTsemHook = 63
-	tsemTsemHookTSEM_HOOK_inodeUnlink        tsemTsemHook = 64
-	tsemTsemHookTSEM_HOOK_inodeSymlink       tsemTsemHook = 65
-	tsemTsemHookTSEM_HOOK_inodeMkdir         tsemTsemHook = 66
-	tsemTsemHookTSEM_HOOK_inodeRmdir         tsemTsemHook = 67
-	tsemTsemHookTSEM_HOOK_inodeMknod         tsemTsemHook = 68
-	tsemTsemHookTSEM_HOOK_inodeRename        tsemTsemHook = 69
-	tsemTsemHookTSEM_HOOK_inodeSetattr       tsemTsemHook = 70
-	tsemTsemHookTSEM_HOOK_inodeGetattr       tsemTsemHook = 71
-	tsemTsemHookTSEM_HOOK_inodeSetxattr      tsemTsemHook = 72
-	tsemTsemHookTSEM_HOOK_inodeGetxattr      tsemTsemHook = 73
-	tsemTsemHookTSEM_HOOK_inodeListxattr     tsemTsemHook = 74
-	tsemTsemHookTSEM_HOOK_inodeRemovexattr   tsemTsemHook = 75
-	tsemTsemHookTSEM_HOOK_inodeKillpriv      tsemTsemHook = 76
-	tsemTsemHookTSEM_HOOK_bpfMap             tsemTsemHook = 82
-	tsemTsemHookTSEM_HOOK_ptraceAccessCheck  tsemTsemHook = 84
-	tsemTsemHookTSEM_HOOK_capable            tsemTsemHook = 85
-	tsemTsemHookTSEM_HOOK_capget             tsemTsemHook = 86
-	tsemTsemHookTSEM_HOOK_capset             tsemTsemHook = 87
-	tsemTsemHookTSEM_HOOK_MAX                tsemTsemHook = 88
+	tsemTsemHookTSEM_HOOK_NONE                tsemTsemHook = 0
+	tsemTsemHookTSEM_HOOK_bprmCommittedCreds  tsemTsemHook = 1
+	tsemTsemHookTSEM_HOOK_taskKill            tsemTsemHook = 2
+	tsemTsemHookTSEM_HOOK_taskSetpgid         tsemTsemHook = 3
+	tsemTsemHookTSEM_HOOK_taskGetpgid         tsemTsemHook = 4
+	tsemTsemHookTSEM_HOOK_taskGetsid          tsemTsemHook = 5
+	tsemTsemHookTSEM_HOOK_taskSetnice         tsemTsemHook = 6
+	tsemTsemHookTSEM_HOOK_taskSetioprio       tsemTsemHook = 7
+	tsemTsemHookTSEM_HOOK_taskGetioprio       tsemTsemHook = 8
+	tsemTsemHookTSEM_HOOK_taskPrlimit         tsemTsemHook = 9
+	tsemTsemHookTSEM_HOOK_taskSetrlimit       tsemTsemHook = 10
+	tsemTsemHookTSEM_HOOK_taskSetscheduler    tsemTsemHook = 11
+	tsemTsemHookTSEM_HOOK_taskGetscheduler    tsemTsemHook = 12
+	tsemTsemHookTSEM_HOOK_taskPrctl           tsemTsemHook = 13
+	tsemTsemHookTSEM_HOOK_fileOpen            tsemTsemHook = 14
+	tsemTsemHookTSEM_HOOK_mmapFile            tsemTsemHook = 15
+	tsemTsemHookTSEM_HOOK_fileIoctl           tsemTsemHook = 16
+	tsemTsemHookTSEM_HOOK_fileLock            tsemTsemHook = 17
+	tsemTsemHookTSEM_HOOK_fileReceive         tsemTsemHook = 19
+	tsemTsemHookTSEM_HOOK_unixStreamConnect   tsemTsemHook = 20
+	tsemTsemHookTSEM_HOOK_unixMaySend         tsemTsemHook = 21
+	tsemTsemHookTSEM_HOOK_socketCreate        tsemTsemHook = 22
+	tsemTsemHookTSEM_HOOK_socketConnect       tsemTsemHook = 23
+	tsemTsemHookTSEM_HOOK_socketBind          tsemTsemHook = 24
+	tsemTsemHookTSEM_HOOK_socketAccept        tsemTsemHook = 25
+	tsemTsemHookTSEM_HOOK_socketListen        tsemTsemHook = 26
+	tsemTsemHookTSEM_HOOK_socketSocketpair    tsemTsemHook = 27
+	tsemTsemHookTSEM_HOOK_socketSendmsg       tsemTsemHook = 28
+	tsemTsemHookTSEM_HOOK_socketRecvmsg       tsemTsemHook = 29
+	tsemTsemHookTSEM_HOOK_socketGetsockname   tsemTsemHook = 30
+	tsemTsemHookTSEM_HOOK_socketGetpeername   tsemTsemHook = 31
+	tsemTsemHookTSEM_HOOK_socketSetsockopt    tsemTsemHook = 32
+	tsemTsemHookTSEM_HOOK_socketShutdown      tsemTsemHook = 33
+	tsemTsemHookTSEM_HOOK_ptraceTraceme       tsemTsemHook = 34
+	tsemTsemHookTSEM_HOOK_kernelModuleRequest tsemTsemHook = 35
+	tsemTsemHookTSEM_HOOK_kernelLoadData      tsemTsemHook = 36
+	tsemTsemHookTSEM_HOOK_kernelReadFile      tsemTsemHook = 37
+	tsemTsemHookTSEM_HOOK_sbMount             tsemTsemHook = 38
+	tsemTsemHookTSEM_HOOK_sbUmount            tsemTsemHook = 39
+	tsemTsemHookTSEM_HOOK_sbRemount           tsemTsemHook = 40
+	tsemTsemHookTSEM_HOOK_sbPivotroot         tsemTsemHook = 41
+	tsemTsemHookTSEM_HOOK_sbStatfs            tsemTsemHook = 42
+	tsemTsemHookTSEM_HOOK_moveMount           tsemTsemHook = 43
+	tsemTsemHookTSEM_HOOK_shmAssociate        tsemTsemHook = 44
+	tsemTsemHookTSEM_HOOK_shmShmctl           tsemTsemHook = 45
+	tsemTsemHookTSEM_HOOK_shmShmat            tsemTsemHook = 46
+	tsemTsemHookTSEM_HOOK_semAssociate        tsemTsemHook = 47
+	tsemTsemHookTSEM_HOOK_semSemctl           tsemTsemHook = 48
+	tsemTsemHookTSEM_HOOK_semSemop            tsemTsemHook = 49
+	tsemTsemHookTSEM_HOOK_syslog              tsemTsemHook = 50
+	tsemTsemHookTSEM_HOOK_settime             tsemTsemHook = 51
+	tsemTsemHookTSEM_HOOK_quotactl            tsemTsemHook = 52
+	tsemTsemHookTSEM_HOOK_quotaOn             tsemTsemHook = 53
+	tsemTsemHookTSEM_HOOK_msgQueueAssociate   tsemTsemHook = 54
+	tsemTsemHookTSEM_HOOK_msgQueueMsgctl      tsemTsemHook = 55
+	tsemTsemHookTSEM_HOOK_msgQueueMsgsnd      tsemTsemHook = 56
+	tsemTsemHookTSEM_HOOK_msgQueueMsgrcv      tsemTsemHook = 57
+	tsemTsemHookTSEM_HOOK_ipcPermission       tsemTsemHook = 58
+	tsemTsemHookTSEM_HOOK_keyAlloc            tsemTsemHook = 59
+	tsemTsemHookTSEM_HOOK_keyPermission       tsemTsemHook = 60
+	tsemTsemHookTSEM_HOOK_netlinkSend         tsemTsemHook = 61
+	tsemTsemHookTSEM_HOOK_inodeCreate         tsemTsemHook = 62
+	tsemTsemHookTSEM_HOOK_inodeLink           tsemTsemHook = 63
+	tsemTsemHookTSEM_HOOK_inodeUnlink         tsemTsemHook = 64
+	tsemTsemHookTSEM_HOOK_inodeSymlink        tsemTsemHook = 65
+	tsemTsemHookTSEM_HOOK_inodeMkdir          tsemTsemHook = 66
+	tsemTsemHookTSEM_HOOK_inodeRmdir          tsemTsemHook = 67
+	tsemTsemHookTSEM_HOOK_inodeMknod          tsemTsemHook = 68
+	tsemTsemHookTSEM_HOOK_inodeRename         tsemTsemHook = 69
+	tsemTsemHookTSEM_HOOK_inodeSetattr        tsemTsemHook = 70
+	tsemTsemHookTSEM_HOOK_inodeGetattr        tsemTsemHook = 71
+	tsemTsemHookTSEM_HOOK_inodeSetxattr       tsemTsemHook = 72
+	tsemTsemHookTSEM_HOOK_inodeGetxattr       tsemTsemHook = 73
+	tsemTsemHookTSEM_HOOK_inodeListxattr      tsemTsemHook = 74
+	tsemTsemHookTSEM_HOOK_inodeRemovexattr    tsemTsemHook = 75
+	tsemTsemHookTSEM_HOOK_inodeKillpriv       tsemTsemHook = 76
+	tsemTsemHookTSEM_HOOK_tunDevCreate        tsemTsemHook = 77
+	tsemTsemHookTSEM_HOOK_tunDevAttachQueue   tsemTsemHook = 78
+	tsemTsemHookTSEM_HOOK_tunDevAttach        tsemTsemHook = 79
+	tsemTsemHookTSEM_HOOK_tunDevOpen          tsemTsemHook = 80
+	tsemTsemHookTSEM_HOOK_bpf                 tsemTsemHook = 81
+	tsemTsemHookTSEM_HOOK_bpfMap              tsemTsemHook = 82
+	tsemTsemHookTSEM_HOOK_bpfProg             tsemTsemHook = 83
+	tsemTsemHookTSEM_HOOK_ptraceAccessCheck   tsemTsemHook = 84
+	tsemTsemHookTSEM_HOOK_capable             tsemTsemHook = 85
+	tsemTsemHookTSEM_HOOK_capget              tsemTsemHook = 86
+	tsemTsemHookTSEM_HOOK_capset              tsemTsemHook = 87
+	tsemTsemHookTSEM_HOOK_MAX                 tsemTsemHook = 88
 )
 
 type tsemTsemKeeper struct {
@@ -165,7 +176,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [76]struct {
+	Shares          [87]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -290,7 +301,9 @@ const (
 	tsemMapTaskIds                = "task_ids"
 	tsemMapTasks                  = "tasks"
 	tsemProgBirthAnnounce         = "birth_announce"
+	tsemProgBpf                   = "bpf"
 	tsemProgBpfMap                = "bpf_map"
+	tsemProgBpfProg               = "bpf_prog"
 	tsemProgBprmCommittedCreds    = "bprm_committed_creds"
 	tsemProgCapable               = "capable"
 	tsemProgCapget                = "capget"
@@ -323,8 +336,11 @@ const (
 	tsemProgInodeUnlink           = "inode_unlink"
 	tsemProgIpcPermission         = "ipc_permission"
 	tsemProgKeeperRegister        = "keeper_register"
+	tsemProgKernelLoadData        = "kernel_load_data"
+	tsemProgKernelModuleRequest   = "kernel_module_request"
 	tsemProgKernelReadFile        = "kernel_read_file"
 	tsemProgKeyAlloc              = "key_alloc"
+	tsemProgKeyPermission         = "key_permission"
 	tsemProgMmapFile              = "mmap_file"
 	tsemProgMoveMount             = "move_mount"
 	tsemProgMsgQueueAllocSecurity = "msg_queue_alloc_security"
@@ -351,6 +367,7 @@ const (
 	tsemProgSemFreeSecurity       = "sem_free_security"
 	tsemProgSemSemctl             = "sem_semctl"
 	tsemProgSemSemop              = "sem_semop"
+	tsemProgSettime               = "settime"
 	tsemProgShmAllocSecurity      = "shm_alloc_security"
 	tsemProgShmAssociate          = "shm_associate"
 	tsemProgShmFreeSecurity       = "shm_free_security"
@@ -369,6 +386,7 @@ const (
 	tsemProgSocketSetsockopt      = "socket_setsockopt"
 	tsemProgSocketShutdown        = "socket_shutdown"
 	tsemProgSocketSocketpair      = "socket_socketpair"
+	tsemProgSyslog                = "syslog"
 	tsemProgTaskAlloc             = "task_alloc"
 	tsemProgTaskCaller            = "task_caller"
 	tsemProgTaskEnter             = "task_enter"
@@ -387,6 +405,10 @@ const (
 	tsemProgTaskSetrlimit         = "task_setrlimit"
 	tsemProgTaskSetscheduler      = "task_setscheduler"
 	tsemProgThreadId              = "thread_id"
+	tsemProgTunDevAttach          = "tun_dev_attach"
+	tsemProgTunDevAttachQueue     = "tun_dev_attach_queue"
+	tsemProgTunDevCreate          = "tun_dev_create"
+	tsemProgTunDevOpen            = "tun_dev_open"
 	tsemProgUnixMaySend           = "unix_may_send"
 	tsemProgUnixStreamConnect     = "unix_stream_connect"
 	tsemVarBuffersCount           = "buffers_count"
@@ -451,7 +473,9 @@ type tsemSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tsemProgramSpecs struct {
 	BirthAnnounce         *ebpf.ProgramSpec `ebpf:"birth_announce"`
+	Bpf                   *ebpf.ProgramSpec `ebpf:"bpf"`
 	BpfMap                *ebpf.ProgramSpec `ebpf:"bpf_map"`
+	BpfProg               *ebpf.ProgramSpec `ebpf:"bpf_prog"`
 	BprmCommittedCreds    *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
 	Capable               *ebpf.ProgramSpec `ebpf:"capable"`
 	Capget                *ebpf.ProgramSpec `ebpf:"capget"`
@@ -484,8 +508,11 @@ type tsemProgramSpecs struct {
 	InodeUnlink           *ebpf.ProgramSpec `ebpf:"inode_unlink"`
 	IpcPermission         *ebpf.ProgramSpec `ebpf:"ipc_permission"`
 	KeeperRegister        *ebpf.ProgramSpec `ebpf:"keeper_register"`
+	KernelLoadData        *ebpf.ProgramSpec `ebpf:"kernel_load_data"`
+	KernelModuleRequest   *ebpf.ProgramSpec `ebpf:"kernel_module_request"`
 	KernelReadFile        *ebpf.ProgramSpec `ebpf:"kernel_read_file"`
 	KeyAlloc              *ebpf.ProgramSpec `ebpf:"key_alloc"`
+	KeyPermission         *ebpf.ProgramSpec `ebpf:"key_permission"`
 	MmapFile              *ebpf.ProgramSpec `ebpf:"mmap_file"`
 	MoveMount             *ebpf.ProgramSpec `ebpf:"move_mount"`
 	MsgQueueAllocSecurity *ebpf.ProgramSpec `ebpf:"msg_queue_alloc_security"`
@@ -512,6 +539,7 @@ type tsemProgramSpecs struct {
 	SemFreeSecurity       *ebpf.ProgramSpec `ebpf:"sem_free_security"`
 	SemSemctl             *ebpf.ProgramSpec `ebpf:"sem_semctl"`
 	SemSemop              *ebpf.ProgramSpec `ebpf:"sem_semop"`
+	Settime               *ebpf.ProgramSpec `ebpf:"settime"`
 	ShmAllocSecurity      *ebpf.ProgramSpec `ebpf:"shm_alloc_security"`
 	ShmAssociate          *ebpf.ProgramSpec `ebpf:"shm_associate"`
 	ShmFreeSecurity       *ebpf.ProgramSpec `ebpf:"shm_free_security"`
@@ -530,6 +558,7 @@ type tsemProgramSpecs struct {
 	SocketSetsockopt      *ebpf.ProgramSpec `ebpf:"socket_setsockopt"`
 	SocketShutdown        *ebpf.ProgramSpec `ebpf:"socket_shutdown"`
 	SocketSocketpair      *ebpf.ProgramSpec `ebpf:"socket_socketpair"`
+	Syslog                *ebpf.ProgramSpec `ebpf:"syslog"`
 	TaskAlloc             *ebpf.ProgramSpec `ebpf:"task_alloc"`
 	TaskCaller            *ebpf.ProgramSpec `ebpf:"task_caller"`
 	TaskEnter             *ebpf.ProgramSpec `ebpf:"task_enter"`
@@ -548,6 +577,10 @@ type tsemProgramSpecs struct {
 	TaskSetrlimit         *ebpf.ProgramSpec `ebpf:"task_setrlimit"`
 	TaskSetscheduler      *ebpf.ProgramSpec `ebpf:"task_setscheduler"`
 	ThreadId              *ebpf.ProgramSpec `ebpf:"thread_id"`
+	TunDevAttach          *ebpf.ProgramSpec `ebpf:"tun_dev_attach"`
+	TunDevAttachQueue     *ebpf.ProgramSpec `ebpf:"tun_dev_attach_queue"`
+	TunDevCreate          *ebpf.ProgramSpec `ebpf:"tun_dev_create"`
+	TunDevOpen            *ebpf.ProgramSpec `ebpf:"tun_dev_open"`
 	UnixMaySend           *ebpf.ProgramSpec `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
 }
@@ -678,7 +711,9 @@ type tsemVariables struct {
 // It can be passed to loadTsemObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tsemPrograms struct {
 	BirthAnnounce         *ebpf.Program `ebpf:"birth_announce"`
+	Bpf                   *ebpf.Program `ebpf:"bpf"`
 	BpfMap                *ebpf.Program `ebpf:"bpf_map"`
+	BpfProg               *ebpf.Program `ebpf:"bpf_prog"`
 	BprmCommittedCreds    *ebpf.Program `ebpf:"bprm_committed_creds"`
 	Capable               *ebpf.Program `ebpf:"capable"`
 	Capget                *ebpf.Program `ebpf:"capget"`
@@ -711,8 +746,11 @@ type tsemPrograms struct {
 	InodeUnlink           *ebpf.Program `ebpf:"inode_unlink"`
 	IpcPermission         *ebpf.Program `ebpf:"ipc_permission"`
 	KeeperRegister        *ebpf.Program `ebpf:"keeper_register"`
+	KernelLoadData        *ebpf.Program `ebpf:"kernel_load_data"`
+	KernelModuleRequest   *ebpf.Program `ebpf:"kernel_module_request"`
 	KernelReadFile        *ebpf.Program `ebpf:"kernel_read_file"`
 	KeyAlloc              *ebpf.Program `ebpf:"key_alloc"`
+	KeyPermission         *ebpf.Program `ebpf:"key_permission"`
 	MmapFile              *ebpf.Program `ebpf:"mmap_file"`
 	MoveMount             *ebpf.Program `ebpf:"move_mount"`
 	MsgQueueAllocSecurity *ebpf.Program `ebpf:"msg_queue_alloc_security"`
@@ -739,6 +777,7 @@ type tsemPrograms struct {
 	SemFreeSecurity       *ebpf.Program `ebpf:"sem_free_security"`
 	SemSemctl             *ebpf.Program `ebpf:"sem_semctl"`
 	SemSemop              *ebpf.Program `ebpf:"sem_semop"`
+	Settime               *ebpf.Program `ebpf:"settime"`
 	ShmAllocSecurity      *ebpf.Program `ebpf:"shm_alloc_security"`
 	ShmAssociate          *ebpf.Program `ebpf:"shm_associate"`
 	ShmFreeSecurity       *ebpf.Program `ebpf:"shm_free_security"`
@@ -757,6 +796,7 @@ type tsemPrograms struct {
 	SocketSetsockopt      *ebpf.Program `ebpf:"socket_setsockopt"`
 	SocketShutdown        *ebpf.Program `ebpf:"socket_shutdown"`
 	SocketSocketpair      *ebpf.Program `ebpf:"socket_socketpair"`
+	Syslog                *ebpf.Program `ebpf:"syslog"`
 	TaskAlloc             *ebpf.Program `ebpf:"task_alloc"`
 	TaskCaller            *ebpf.Program `ebpf:"task_caller"`
 	TaskEnter             *ebpf.Program `ebpf:"task_enter"`
@@ -775,6 +815,10 @@ type tsemPrograms struct {
 	TaskSetrlimit         *ebpf.Program `ebpf:"task_setrlimit"`
 	TaskSetscheduler      *ebpf.Program `ebpf:"task_setscheduler"`
 	ThreadId              *ebpf.Program `ebpf:"thread_id"`
+	TunDevAttach          *ebpf.Program `ebpf:"tun_dev_attach"`
+	TunDevAttachQueue     *ebpf.Program `ebpf:"tun_dev_attach_queue"`
+	TunDevCreate          *ebpf.Program `ebpf:"tun_dev_create"`
+	TunDevOpen            *ebpf.Program `ebpf:"tun_dev_open"`
 	UnixMaySend           *ebpf.Program `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.Program `ebpf:"unix_stream_connect"`
 }
@@ -782,7 +826,9 @@ type tsemPrograms struct {
 func (p *tsemPrograms) Close() error {
 	return _TsemClose(
 		p.BirthAnnounce,
+		p.Bpf,
 		p.BpfMap,
+		p.BpfProg,
 		p.BprmCommittedCreds,
 		p.Capable,
 		p.Capget,
@@ -815,8 +861,11 @@ func (p *tsemPrograms) Close() error {
 		p.InodeUnlink,
 		p.IpcPermission,
 		p.KeeperRegister,
+		p.KernelLoadData,
+		p.KernelModuleRequest,
 		p.KernelReadFile,
 		p.KeyAlloc,
+		p.KeyPermission,
 		p.MmapFile,
 		p.MoveMount,
 		p.MsgQueueAllocSecurity,
@@ -843,6 +892,7 @@ func (p *tsemPrograms) Close() error {
 		p.SemFreeSecurity,
 		p.SemSemctl,
 		p.SemSemop,
+		p.Settime,
 		p.ShmAllocSecurity,
 		p.ShmAssociate,
 		p.ShmFreeSecurity,
@@ -861,6 +911,7 @@ func (p *tsemPrograms) Close() error {
 		p.SocketSetsockopt,
 		p.SocketShutdown,
 		p.SocketSocketpair,
+		p.Syslog,
 		p.TaskAlloc,
 		p.TaskCaller,
 		p.TaskEnter,
@@ -879,6 +930,10 @@ func (p *tsemPrograms) Close() error {
 		p.TaskSetrlimit,
 		p.TaskSetscheduler,
 		p.ThreadId,
+		p.TunDevAttach,
+		p.TunDevAttachQueue,
+		p.TunDevCreate,
+		p.TunDevOpen,
 		p.UnixMaySend,
 		p.UnixStreamConnect,
 	)

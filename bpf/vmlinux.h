@@ -49,7 +49,7 @@ enum {
 	EBUSY = 16,
 };
 
-/* include/uapi/linux/bpf.h: only what the maps and helpers below need. */
+/* include/uapi/linux/bpf.h: only what the maps, helpers and structures below need. */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
@@ -58,6 +58,14 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_INODE_STORAGE = 28,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
+};
+
+enum bpf_prog_type {
+	BPF_PROG_TYPE_UNSPEC = 0,
+};
+
+enum bpf_attach_type {
+	BPF_CGROUP_INET_INGRESS = 0,
 };
 
 enum {
@@ -444,12 +452,29 @@ struct kern_ipc_perm {
 	umode_t mode;
 };
 
-struct key;
+struct key {
+	unsigned long flags;
+	kuid_t uid;
+	kgid_t gid;
+	u32 perm;
+};
+
+union bpf_attr;
 struct msg_msg;
 struct sembuf;
 
+struct timezone {
+	int tz_minuteswest;
+	int tz_dsttime;
+};
+
 struct bpf_map {
 	enum bpf_map_type map_type;
+};
+
+struct bpf_prog {
+	enum bpf_prog_type type;
+	enum bpf_attach_type expected_attach_type;
 };
 
 #ifndef BPF_NO_PRESERVE_ACCESS_INDEX

@@ -89,6 +89,16 @@ func (v *inverse) add(s *shape, value any) {
 		v.scalars(value, "valid", "mode", "uid", "gid", "size")
 	case rlimit:
 		v.scalars(value, "resource", "current", "max")
+	case key:
+		v.scalars(value, "possessed", "uid", "gid", "flags")
+	case timeSpec:
+		v.scalars(value, "seconds", "nsecs")
+	case timeZone:
+		v.scalars(value, "minuteswest", "dsttime")
+	case bpfAttributes:
+		v.scalars(value, "size")
+	case bpfProgram:
+		v.scalars(value, "type", "attach_type")
 	case taskID, wideTaskID:
 		v.Cell(eventtest.Task, v.id(value))
 	case text, optionalText:

@@ -207,10 +207,18 @@ func (m *Mapper) prctlOption(b []byte) []byte {
 var v3Layouts = map[Hook]layout{
 	13: (*Mapper).prctlV3,
 	15: (*Mapper).mmapV3,
-	56: (*Mapper).noneV3,
+	56: noneV3("msg_queue_msgsnd"),
+	60: (*Mapper).keyPermissionV3,
 	61: (*Mapper).netlinkV3,
-	82: (*Mapper).bpfMapV3,
+	78: (*Mapper).attachQueueV3,
+	79: noneV3("tun_dev_attach"),
+	81: (*Mapper).u32, // another reversed test of three: the first number is all that is hashed
+	82: (*Mapper).u32,
+	83: (*Mapper).u32,
 }
+
+// nameAlone is what an event without parameters is hashed as: its name, and the digest of nothing.
+func (m *Mapper) nameAlone(b []byte, name string) []byte { return m.sum(append(b, name...), nil) }
 
 // prctlV3: the third argument is left out.
 func (m *Mapper) prctlV3(b []byte) []byte {
@@ -251,13 +259,19 @@ func (m *Mapper) netlinkV3(b []byte) []byte {
 	return b
 }
 
-// noneV3: the event has no case, and so its name is hashed, and the digest of nothing.
-func (m *Mapper) noneV3(b []byte) []byte {
-	return m.sum(append(b, "msg_queue_msgsnd"...), nil)
+// noneV3: the event has no case, and so is hashed as if it had no parameters.
+func noneV3(name string) layout {
+	return func(m *Mapper, b []byte) []byte { return m.nameAlone(b, name) }
 }
 
-// bpfMapV3: another reversed test. The type of the map is all that is hashed.
-func (m *Mapper) bpfMapV3(b []byte) []byte { return m.u32(b) }
+// keyPermissionV3: the ids of the owner are cut to 16 bits.
+func (m *Mapper) keyPermissionV3(b []byte) []byte {
+	b = m.u16(m.u16(m.u32(b)))
+	return m.u32(m.credentials(m.u64(b)))
+}
+
+// attachQueueV3: the cases of two events are exchanged, and so a socket is hashed that there is not.
+func (m *Mapper) attachQueueV3(b []byte) []byte { return append(b, make([]byte, 3*4+len(zeros))...) }
 
 func appendString(b, s []byte) []byte {
 	return append(appendU32(b, uint32(len(s))), s...)

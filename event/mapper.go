@@ -111,6 +111,9 @@ func (m *Mapper) appendCELL(b []byte, r *row) []byte {
 			return wrong(m, b)
 		}
 	}
+	if len(r.members) == 0 {
+		return m.nameAlone(b, r.name)
+	}
 	return m.members(b, r.members)
 }
 

@@ -78,6 +78,8 @@ var table = []row{
 	{32, "socket_setsockopt", KindEvent, []member{{"sock", sock}, {"level", s32}, {"optname", s32}}},
 	{33, "socket_shutdown", KindEvent, []member{{"sock", sock}, {"how", s32}}},
 	{34, "ptrace_traceme", KindAsync, []member{{"source", taskID}}},
+	{35, "kernel_module_request", KindEvent, []member{{"kmod_name", text}}},
+	{36, "kernel_load_data", KindEvent, []member{{"id", s32}, {"contents", s32}}},
 	{37, "kernel_read_file", KindEvent, []member{{"file", file}, {"id", s32}, {"contents", s32}}},
 	{38, "sb_mount", KindEvent, []member{{"dev_name", optionalText}, {"path", path}, {"type", optionalText}, {"flags", u64}}},
 	{39, "sb_umount", KindEvent, []member{{"mnt", dentry}, {"flags", s32}}},
@@ -91,6 +93,8 @@ var table = []row{
 	{47, "sem_associate", KindAsync, []member{{"perm", ipc}, {"semflg", s32}}},
 	{48, "sem_semctl", KindAsync, []member{{"perm", ipc}, {"cmd", s32}}},
 	{49, "sem_semop", KindAsync, []member{{"perm", ipc}, {"nsops", u32}, {"alter", s32}}},
+	{50, "syslog", KindEvent, []member{{"type", s32}}},
+	{51, "settime", KindEvent, []member{{"ts", timeSpec}, {"tz", timeZone}}},
 	{52, "quotactl", KindEvent, []member{{"cmds", s32}, {"type", s32}, {"id", s32}, {"sb", quotaSuperblock}}},
 	{53, "quota_on", KindEvent, []member{{"dentry", dentry}}},
 	{54, "msg_queue_associate", KindAsync, []member{{"perm", ipc}, {"msqflg", s32}}},
@@ -99,6 +103,7 @@ var table = []row{
 	{57, "msg_queue_msgrcv", KindAsync, []member{{"perm", ipc}, {"target", taskID}, {"type", s64}, {"mode", s32}}},
 	{58, "ipc_permission", KindAsync, []member{{"ipcp", ipc}, {"flag", u16}}},
 	{59, "key_alloc", KindEvent, []member{{"cred", creds}, {"flags", u64}}},
+	{60, "key_permission", KindAsync, []member{{"key_ref", key}, {"cred", creds}, {"perm", u32}}},
 	{61, "netlink_send", KindEvent, []member{{"sock", sock}, {"uid", u32}, {"gid", u32}, {"portid", u32},
 		{"dst_group", u32}, {"flags", u32}, {"nsid_set", nsidSet}, {"nsid", nsid}}},
 	{62, "inode_create", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
@@ -116,7 +121,13 @@ var table = []row{
 	{74, "inode_listxattr", KindEvent, []member{{"dentry", dentry}}},
 	{75, "inode_removexattr", KindEvent, []member{{"dentry", dentry}, {"name", text}}},
 	{76, "inode_killpriv", KindEvent, []member{{"dentry", dentry}}},
+	{77, "tun_dev_create", KindEvent, nil},
+	{78, "tun_dev_attach_queue", KindEvent, nil},
+	{79, "tun_dev_attach", KindEvent, []member{{"sock", sock}}},
+	{80, "tun_dev_open", KindEvent, nil},
+	{81, "bpf", KindEvent, []member{{"cmd", s32}, {"attr", bpfAttributes}}},
 	{82, "bpf_map", KindEvent, []member{{"map", mapType}, {"fmode", u32}}},
+	{83, "bpf_prog", KindEvent, []member{{"prog", bpfProgram}}},
 	{84, "ptrace_access_check", KindAsync, []member{{"child", taskID}, {"mode", spacedU32}}},
 	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
 	{86, "capget", KindAsync, []member{{"target", taskID}, {"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
@@ -148,26 +159,28 @@ type printer func(e *Encoder, dst []byte) []byte
 
 // The shapes.
 var (
-	u16         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u16}
-	u32         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
-	s32         = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
-	s64         = &shape{one(cellScalar), false, (*Encoder).s64, (*Mapper).u64}
-	u64         = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
-	hex64       = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
-	octal       = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
-	octal32     = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u32}
-	spacedU32   = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
-	mapType     = objectOf(member{"map_type", s32})
-	taskID      = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
-	wideTaskID  = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
-	rlimit      = objectOf(member{"resource", u32}, member{"current", u64}, member{"max", u64})
-	prctlOption = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
-	prctlArg2   = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
-	inode       = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
-	path        = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
-	dentry      = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
-	device      = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
-	attributes  = objectOf(member{"valid", u32}, member{"mode", octal32}, member{"uid", u32}, member{"gid", u32}, member{"size", u64})
+	u16           = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u16}
+	u32           = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	s32           = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u32}
+	s64           = &shape{one(cellScalar), false, (*Encoder).s64, (*Mapper).u64}
+	u64           = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).u64}
+	hex64         = &shape{one(cellScalar), false, (*Encoder).hex64, (*Mapper).u64}
+	octal         = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u16}
+	octal32       = &shape{one(cellScalar), false, (*Encoder).octal, (*Mapper).u32}
+	spacedU32     = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).u32}
+	mapType       = objectOf(member{"map_type", s32})
+	bpfAttributes = objectOf(member{"size", u32})
+	bpfProgram    = objectOf(member{"type", s32}, member{"attach_type", s32})
+	taskID        = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).taskID}
+	wideTaskID    = &shape{one(cellTask), false, (*Encoder).taskID, (*Mapper).wideTaskID}
+	rlimit        = objectOf(member{"resource", u32}, member{"current", u64}, member{"max", u64})
+	prctlOption   = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).prctlOption}
+	prctlArg2     = &shape{one(cellScalar), false, (*Encoder).u64, (*Mapper).hashed}
+	inode         = &shape{one(cellInode), false, (*Encoder).inode, (*Mapper).inode}
+	path          = &shape{one(cellPath), false, (*Encoder).path, (*Mapper).path}
+	dentry        = &shape{[]cellSet{oneOf(cellInode, cellAbsent), oneOf(cellPath)}, false, (*Encoder).dentry, (*Mapper).dentry}
+	device        = &shape{one(cellScalar), false, (*Encoder).device, (*Mapper).u32}
+	attributes    = objectOf(member{"valid", u32}, member{"mode", octal32}, member{"uid", u32}, member{"gid", u32}, member{"size", u64})
 	// Flags of 64 bits, of which quotactl writes half.
 	narrow          = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).u64}
 	superblock      = objectOf(member{"dentry", dentry}, member{"fstype", text}, member{"s_flags", u64})
@@ -182,6 +195,9 @@ var (
 	creds           = &shape{one(cellCreds), false, (*Encoder).credentials, (*Mapper).credentials}
 	text            = &shape{one(cellText), false, (*Encoder).text, (*Mapper).text}
 	optionalText    = &shape{one(cellText), true, (*Encoder).text, (*Mapper).text}
+	key             = objectOf(member{"possessed", u32}, member{"uid", u32}, member{"gid", u32}, member{"flags", u64})
+	timeSpec        = optional(objectOf(member{"seconds", s64}, member{"nsecs", s64}))
+	timeZone        = optional(objectOf(member{"minuteswest", s32}, member{"dsttime", s32}))
 	nsidSet         = &shape{one(cellScalar), false, (*Encoder).u32, (*Mapper).nsidSet}
 	nsid            = &shape{one(cellScalar), false, (*Encoder).s32, (*Mapper).hashed}
 	base64          = &shape{one(cellBytes), false, (*Encoder).base64, (*Mapper).bytes}
@@ -200,6 +216,12 @@ func objectOf(members ...member) *shape {
 	for _, m := range members {
 		s.cells = append(s.cells, m.shape.cells...)
 	}
+	return s
+}
+
+// optional makes a shape one that may be missing.
+func optional(s *shape) *shape {
+	s.optional = true
 	return s
 }
 

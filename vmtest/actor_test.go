@@ -159,6 +159,18 @@ func controls(number, id uintptr, skip int) {
 	}
 }
 
+// knowKeyring tells what the keyring of the process is.
+func knowKeyring(know func(string, string, ...any)) {
+	text, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, unix.KEY_SPEC_PROCESS_KEYRING)
+	must(err)
+	var uid, gid, perm int
+	_, err = fmt.Sscanf(text, "keyring;%d;%d;%x;_pid", &uid, &gid, &perm)
+	must(err)
+	know("uid", "%d", uid)
+	know("gid", "%d", gid)
+	know("perm", "%d", perm)
+}
+
 // getCapabilities reads the capabilities of a task, in halves of 32; 0 is the caller.
 func getCapabilities(pid int) (sets [2]unix.CapUserData) {
 	must(unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(pid)}, &sets[0]))
@@ -204,6 +216,17 @@ const (
 	quotaOn       = 0x800002
 	noQuotaFormat = 99
 )
+
+// noFilesystem is a name that tries to forge a record, noMinutes are more of them west of Greenwich than can be,
+// and year2223 is a time that has more than 32 bits.
+const (
+	noFilesystem = "tsem\"}\n{\\"
+	noMinutes    = 1000
+	year2223     = 8_000_000_000
+)
+
+// bpfCgroupSockAddr is BPF_PROG_TYPE_CGROUP_SOCK_ADDR.
+const bpfCgroupSockAddr = 18
 
 // plain is a file that the test put into the actor's folder.
 func plain(dir string) string { return dir + "/plain" }
@@ -711,6 +734,7 @@ var acts = map[string]act{
 	"key_alloc": func(dir string, know func(string, string, ...any)) func() {
 		_, err := unix.AddKey("user", "first", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
 		must(err)
+		knowKeyring(know)
 		return func() {
 			_, err := unix.AddKey("user", "second", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
 			must(err)
@@ -731,12 +755,101 @@ var acts = map[string]act{
 			must(err)
 		}
 	},
+	"key_permission": func(dir string, know func(string, string, ...any)) func() {
+		keyring, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_PROCESS_KEYRING, true)
+		must(err)
+		call(unix.SYS_KEYCTL, unix.KEYCTL_CHOWN, uintptr(keyring), 12, 34)
+		must(unix.KeyctlSetperm(keyring, 0x3f030b01))
+		knowKeyring(know)
+		return func() {
+			_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_PROCESS_KEYRING, false)
+			must(err)
+		}
+	},
+	"tun_dev_create": func(dir string, know func(string, string, ...any)) func() {
+		// On a filesystem of which everything is known.
+		must(unix.Mknod(dir+"/tun", unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))))
+		one, two := open(dir+"/tun", unix.O_RDWR, 0), open(dir+"/tun", unix.O_RDWR, 0)
+		device, err := unix.NewIfreq("tsem0")
+		must(err)
+		device.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE)
+		queue := func(flags uint16) *unix.Ifreq {
+			request, err := unix.NewIfreq("")
+			must(err)
+			request.SetUint16(flags)
+			return request
+		}
+		detach, attach := queue(unix.IFF_DETACH_QUEUE), queue(unix.IFF_ATTACH_QUEUE)
+		return func() {
+			must(unix.IoctlIfreq(one, unix.TUNSETIFF, device))
+			must(unix.IoctlIfreq(two, unix.TUNSETIFF, device))
+			must(unix.IoctlIfreq(two, unix.TUNSETQUEUE, detach))
+			must(unix.IoctlIfreq(two, unix.TUNSETQUEUE, attach))
+		}
+	},
 	"bpf_map": func(dir string, know func(string, string, ...any)) func() {
 		// union bpf_attr of BPF_MAP_CREATE: an array of one value of 8 bytes.
 		attr := [16]uint32{2, 4, 8, 1}
+		return func() { call(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)) }
+	},
+	"bpf_prog": func(dir string, know func(string, string, ...any)) func() {
+		license := []byte("GPL\x00")
+		code := [2]uint64{1<<32 | 0xb7, 0x95} // r0 = 1; exit
+		// union bpf_attr of BPF_PROG_LOAD.
+		attr := struct {
+			kind, count                uint32
+			code                       *[2]uint64
+			license                    *byte
+			logLevel, logSize          uint32
+			logBuffer                  uint64
+			version, flags             uint32
+			name                       [16]byte
+			device, expectedAttachType uint32
+		}{kind: bpfCgroupSockAddr, count: 2, code: &code, license: &license[0], expectedAttachType: unix.BPF_CGROUP_INET6_BIND}
+		know("size", "%d", unsafe.Sizeof(attr))
+		return func() { call(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)) }
+	},
+	"kernel_module_request": func(dir string, know func(string, string, ...any)) func() {
+		privateMounts()
 		return func() {
-			_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-			if errno != 0 {
+			if err := unix.Mount("none", dir, noFilesystem, 0, ""); err != unix.ENODEV {
+				must(fmt.Errorf("a filesystem that there is not: %w", err))
+			}
+		}
+	},
+	"kernel_load_data": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			if unix.InitModule(make([]byte, 4096), "") == nil {
+				must(errors.New("zeros were loaded as a module"))
+			}
+		}
+	},
+	"syslog": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			_, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
+			must(err)
+		}
+	},
+	"settime": func(dir string, know func(string, string, ...any)) func() {
+		var now unix.Timespec
+		must(unix.ClockGettime(unix.CLOCK_REALTIME, &now))
+		know("seconds", "%d", now.Sec)
+		know("nsecs", "%d", now.Nsec)
+		never := unix.Timeval{Sec: year2223, Usec: 5}
+		zone := [2]int32{-noMinutes, 3} // struct timezone
+		settimeofday := func(ts *unix.Timeval, tz *[2]int32) unix.Errno {
+			_, _, errno := unix.Syscall(unix.SYS_SETTIMEOFDAY, uintptr(unsafe.Pointer(ts)), uintptr(unsafe.Pointer(tz)), 0)
+			return errno
+		}
+		return func() {
+			must(unix.ClockSettime(unix.CLOCK_REALTIME, &now))
+			// With such a timezone nothing is set.
+			for _, ts := range []*unix.Timeval{nil, &never} {
+				if errno := settimeofday(ts, &zone); errno != unix.EINVAL {
+					must(fmt.Errorf("a timezone that there cannot be: %w", errno))
+				}
+			}
+			if errno := settimeofday(nil, nil); errno != 0 {
 				must(errno)
 			}
 		}

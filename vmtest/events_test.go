@@ -536,7 +536,7 @@ var expectations = []expectation{
 		}, x.controls("msg_queue_msgctl")...)
 	}},
 	{"key_alloc", func(x *expected) []object {
-		return []object{{"key_alloc": object{"flags": "0", "cred": maps(x.coe(), object{"securebits": "0"})}}}
+		return []object{x.keyPermission(), x.keyPermission(), {"key_alloc": object{"flags": "0", "cred": maps(x.coe(), object{"securebits": "0"})}}}
 	}},
 	{"netlink_send", func(x *expected) []object {
 		return []object{
@@ -545,14 +545,82 @@ var expectations = []expectation{
 				"dst_group": "0", "flags": "0", "nsid_set": "0", "nsid": "0"}},
 		}
 	}},
+	{"key_permission", func(x *expected) []object { return []object{x.keyPermission()} }},
+	{"tun_dev_create", func(x *expected) []object {
+		ioctl := func(cmd int) object {
+			return object{"file_ioctl": object{"cmd": fmt.Sprint(cmd), "file": object{
+				"flags": fmt.Sprint(unix.O_RDWR | 0x8000), "inode": inode(x.t, x.dir+"/tun"), "path": x.path("/tun"), "digest": emptyDigest,
+			}}}
+		}
+		attach := object{"tun_dev_attach": object{"sock": object{"family": "0", "type": "0", "protocol": "0", "owner": zeroDigest}}}
+		return []object{
+			ioctl(unix.TUNSETIFF), {"tun_dev_create": object{}}, attach,
+			ioctl(unix.TUNSETIFF), {"tun_dev_open": object{}}, attach,
+			ioctl(unix.TUNSETQUEUE),
+			ioctl(unix.TUNSETQUEUE), {"tun_dev_attach_queue": object{}}, attach,
+		}
+	}},
 	{"bpf_map", func(x *expected) []object {
-		// FMODE_READ and FMODE_WRITE of an array.
-		return []object{{"bpf_map": object{"map": object{"map_type": "2"}, "fmode": "3"}}}
+		return []object{
+			{"bpf": object{"cmd": "0", "attr": object{"size": "64"}}},
+			// FMODE_READ and FMODE_WRITE of an array.
+			{"bpf_map": object{"map": object{"map_type": "2"}, "fmode": "3"}},
+		}
+	}},
+	{"bpf_prog", func(x *expected) []object {
+		return []object{
+			{"bpf": object{"cmd": fmt.Sprint(unix.BPF_PROG_LOAD), "attr": object{"size": x.fact("size")}}},
+			{"bpf_prog": object{"prog": object{"type": fmt.Sprint(bpfCgroupSockAddr), "attach_type": fmt.Sprint(unix.BPF_CGROUP_INET6_BIND)}}},
+		}
+	}},
+	{"kernel_module_request", func(x *expected) []object {
+		return []object{
+			{"sb_mount": object{"dev_name": "none", "path": maps(x.path(""), object{"type": "namespace"}), "type": noFilesystem, "flags": "0"}},
+			{"kernel_module_request": object{"kmod_name": "fs-" + noFilesystem}},
+		}
+	}},
+	{"kernel_load_data", func(x *expected) []object {
+		// LOADING_MODULE; what is in it is looked at after.
+		return []object{{"kernel_load_data": object{"id": "2", "contents": "1"}}}
+	}},
+	{"syslog", func(x *expected) []object {
+		return []object{{"syslog": object{"type": fmt.Sprint(unix.SYSLOG_ACTION_SIZE_BUFFER)}}}
+	}},
+	{"settime", func(x *expected) []object {
+		zone := object{"minuteswest": fmt.Sprint(-noMinutes), "dsttime": "3"}
+		return []object{
+			{"settime": object{"ts": object{"seconds": x.fact("seconds"), "nsecs": x.fact("nsecs")}}},
+			{"settime": object{"tz": zone}},
+			{"settime": object{"ts": object{"seconds": fmt.Sprint(year2223), "nsecs": "5000"}, "tz": zone}},
+			{"settime": object{}},
+		}
 	}},
 	{"kernel_read_file", func(x *expected) []object {
 		// READING_MODULE; the whole file is read.
 		return []object{{"kernel_read_file": object{"file": x.plainFile(), "id": "2", "contents": "1"}}}
 	}},
+}
+
+// Of include/linux/key.h: flags of a key.
+const (
+	keyInQuota   = 1 << 2
+	keyUserAlive = 1 << 10
+)
+
+// keyPermission is an access to the keyring of the actor, which possesses it. Whether kernels mark that its
+// user is there, nobody else can see.
+func (x *expected) keyPermission() object {
+	var flags string
+	for _, r := range x.all {
+		if at(r, "event.type") == "key_permission" {
+			flags = at(r, "key_permission.key_ref.flags").(string)
+		}
+	}
+	if flags != fmt.Sprint(keyInQuota) && flags != fmt.Sprint(keyInQuota|keyUserAlive) {
+		x.t.Errorf("flags of the keyring are %q", flags)
+	}
+	return object{"key_permission": object{"cred": maps(x.coe(), object{"securebits": "0"}), "perm": x.fact("perm"),
+		"key_ref": object{"possessed": "1", "uid": x.fact("uid"), "gid": x.fact("gid"), "flags": flags}}}
 }
 
 // maps returns a copy of an object with other members.

@@ -128,12 +128,13 @@ func needSecurityFS(t *testing.T) {
 
 // hookOf is the hook that an actor is about; none for some.
 func hookOf(actor string) string {
+	var hook string
 	for _, h := range event.Hooks() {
-		if strings.HasPrefix(actor, h.String()) {
-			return h.String()
+		if name := h.String(); strings.HasPrefix(actor, name) && len(name) > len(hook) {
+			hook = name
 		}
 	}
-	return ""
+	return hook
 }
 
 // needFor ends the test of an actor if the kernel does not have what it acts on.
@@ -169,7 +170,10 @@ func needFor(t *testing.T, actor string) {
 		needFile(t, "/proc/sysvipc", "CONFIG_SYSVIPC")
 	case "quotactl":
 		needFile(t, "/proc/sys/fs/quota", "CONFIG_QUOTA")
-	case "kernel_read_file":
+	case "tun_dev_create":
+		_ = exec.Command("modprobe", "tun").Run() // it may be built in
+		needFile(t, "/sys/class/misc/tun", "CONFIG_TUN")
+	case "kernel_read_file", "kernel_load_data", "kernel_module_request":
 		needFile(t, "/proc/modules", "CONFIG_MODULES")
 	}
 }

@@ -102,7 +102,7 @@ func TestContradictions(t *testing.T) {
 		"a word of another table":  {"| capget | no |", "| capget | maybe |", `capget has "maybe"`},
 		"a cell is missing":        {"| capget | no |", "| capget |", "capget has 2 cells for 3 kernels"},
 		"a kernel of tier export":  {"6.1 (poll)", "6.1 (export)", "on 6.1 nothing waits"},
-		"an event not yet in code": {"| capget |", "| bpf | no | no | no |\n| capget |", "bpf is only in one of"},
+		"an event not yet in code": {"| capget |", "| file_fcntl | no | no | no |\n| capget |", "file_fcntl is only in one of"},
 	} {
 		dir := t.TempDir()
 		if err := os.Mkdir(filepath.Join(dir, "docs"), 0o755); err != nil {

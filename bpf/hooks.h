@@ -28,6 +28,7 @@
 	HOOK(mmap_file, 15, SLEEPABLE)			\
 	HOOK(file_ioctl, 16, SLEEPABLE)			\
 	HOOK(file_lock, 17, SLEEPABLE)			\
+	HOOK(file_fcntl, 18, ATOMIC)			\
 	HOOK(file_receive, 19, SLEEPABLE)		\
 	HOOK(unix_stream_connect, 20, ATOMIC)		\
 	HOOK(unix_may_send, 21, ATOMIC)			\

@@ -51,6 +51,7 @@ const (
 	tsemTsemHookTSEM_HOOK_mmapFile            tsemTsemHook = 15
 	tsemTsemHookTSEM_HOOK_fileIoctl           tsemTsemHook = 16
 	tsemTsemHookTSEM_HOOK_fileLock            tsemTsemHook = 17
+	tsemTsemHookTSEM_HOOK_fileFcntl           tsemTsemHook = 18
 	tsemTsemHookTSEM_HOOK_fileReceive         tsemTsemHook = 19
 	tsemTsemHookTSEM_HOOK_unixStreamConnect   tsemTsemHook = 20
 	tsemTsemHookTSEM_HOOK_unixMaySend         tsemTsemHook = 21
@@ -176,7 +177,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [87]struct {
+	Shares          [88]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -308,6 +309,7 @@ const (
 	tsemProgCapable               = "capable"
 	tsemProgCapget                = "capget"
 	tsemProgCapset                = "capset"
+	tsemProgFileFcntl             = "file_fcntl"
 	tsemProgFileIoctl             = "file_ioctl"
 	tsemProgFileLock              = "file_lock"
 	tsemProgFileOpen              = "file_open"
@@ -480,6 +482,7 @@ type tsemProgramSpecs struct {
 	Capable               *ebpf.ProgramSpec `ebpf:"capable"`
 	Capget                *ebpf.ProgramSpec `ebpf:"capget"`
 	Capset                *ebpf.ProgramSpec `ebpf:"capset"`
+	FileFcntl             *ebpf.ProgramSpec `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.ProgramSpec `ebpf:"file_ioctl"`
 	FileLock              *ebpf.ProgramSpec `ebpf:"file_lock"`
 	FileOpen              *ebpf.ProgramSpec `ebpf:"file_open"`
@@ -718,6 +721,7 @@ type tsemPrograms struct {
 	Capable               *ebpf.Program `ebpf:"capable"`
 	Capget                *ebpf.Program `ebpf:"capget"`
 	Capset                *ebpf.Program `ebpf:"capset"`
+	FileFcntl             *ebpf.Program `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.Program `ebpf:"file_ioctl"`
 	FileLock              *ebpf.Program `ebpf:"file_lock"`
 	FileOpen              *ebpf.Program `ebpf:"file_open"`
@@ -833,6 +837,7 @@ func (p *tsemPrograms) Close() error {
 		p.Capable,
 		p.Capget,
 		p.Capset,
+		p.FileFcntl,
 		p.FileIoctl,
 		p.FileLock,
 		p.FileOpen,

@@ -215,6 +215,8 @@ var cellTests = []struct {
 		join(fileBytes, 0x5401), nil},
 	{"", goldenFile(begin("file_lock"), seen).Scalar(2),
 		join(fileBytes, 2), nil},
+	{"", goldenFile(begin("file_fcntl"), seen).Scalar(4),
+		join(fileBytes, 4), nil},
 	{"", goldenFile(begin("file_receive"), seen),
 		fileBytes, nil},
 	{"", begin("unix_stream_connect").Sock(1, 2, 3, 12).Sock(4, 5, 6, 13),

@@ -62,6 +62,7 @@ var table = []row{
 	{15, "mmap_file", KindEvent, []member{{"file", optionalFile}, {"prot", u32}, {"flags", u32}}},
 	{16, "file_ioctl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
 	{17, "file_lock", KindEvent, []member{{"file", file}, {"cmd", u32}}},
+	{18, "file_fcntl", KindEvent, []member{{"file", file}, {"cmd", u32}}},
 	{19, "file_receive", KindEvent, []member{{"file", file}}},
 	{20, "unix_stream_connect", KindAsync, []member{{"sock", sock}, {"other", sock}}},
 	{21, "unix_may_send", KindAsync, []member{{"sock", sock}, {"other", sock}}},

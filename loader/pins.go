@@ -39,7 +39,7 @@ const (
 	pinLink    = "link_"
 )
 
-// aboutMax is the size of the map `about`: more than four times what it says of 58 events.
+// aboutMax is the size of the map `about`: more than three times what it says of 86 events.
 const aboutMax = 32 << 10
 
 // about is what whoever opens a pinned kernel half has to know of it, without looking at the

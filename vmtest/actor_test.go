@@ -302,6 +302,18 @@ var acts = map[string]act{
 		knowFlags(fd, know)
 		return func() { must(unix.Flock(fd, unix.LOCK_EX)) }
 	},
+	"file_fcntl": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		return func() {
+			for _, cmd := range []int{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_SETFD, unix.F_GETFD, unix.F_GETFL, unix.F_GETPIPE_SZ} {
+				// The last one is no pipe, which is found out after the hook.
+				if _, err := unix.FcntlInt(uintptr(fd), cmd, 0); cmd != unix.F_GETPIPE_SZ {
+					must(err)
+				}
+			}
+		}
+	},
 	"file_receive": func(dir string, know func(string, string, ...any)) func() {
 		fd := open(plain(dir), unix.O_RDONLY, 0)
 		knowFlags(fd, know)

@@ -132,6 +132,11 @@ func (x *expected) plainFile() object {
 	return object{"flags": x.fact("flags"), "inode": x.plain, "path": x.path("/plain"), "digest": hex.EncodeToString(sum[:])}
 }
 
+// getsFlags is the event of knowFlags.
+func getsFlags(file object) object {
+	return object{"file_fcntl": object{"file": file, "cmd": fmt.Sprint(unix.F_GETFL)}}
+}
+
 func (x *expected) sock(family, kind, protocol int) object {
 	return object{"family": strconv.Itoa(family), "type": strconv.Itoa(kind), "protocol": strconv.Itoa(protocol), "owner": x.task}
 }
@@ -213,7 +218,7 @@ const localhost = "16777343" // 127.0.0.1, 0x0100007f
 var expectations = []expectation{
 	{"nothing", func(x *expected) []object { return nil }},
 	{"file_open", func(x *expected) []object {
-		return []object{{"file_open": object{"file": x.plainFile()}}}
+		return []object{{"file_open": object{"file": x.plainFile()}}, getsFlags(x.plainFile())}
 	}},
 	{"file_open_special", func(x *expected) []object { return nil }},
 	{"mmap_file", func(x *expected) []object {
@@ -227,6 +232,9 @@ var expectations = []expectation{
 	}},
 	{"file_lock", func(x *expected) []object {
 		return []object{{"file_lock": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_WRLCK)}}}
+	}},
+	{"file_fcntl", func(x *expected) []object {
+		return []object{getsFlags(x.plainFile()), {"file_fcntl": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_GETPIPE_SZ)}}}
 	}},
 	{"file_receive", func(x *expected) []object {
 		return []object{{"socket_recvmsg": object{"sock": x.sock(1, 1, 0)}}, {"file_receive": object{"file": x.plainFile()}}}
@@ -249,7 +257,7 @@ var expectations = []expectation{
 				}}})
 		}
 		created := object{"flags": x.fact("flags"), "inode": file, "path": x.created(x.path("/two"), 2), "digest": emptyDigest}
-		return append(events, object{"file_open": object{"file": created}},
+		return append(events, object{"file_open": object{"file": created}}, getsFlags(created),
 			object{"inode_unlink": object{"dir": x.folder, "dentry": object{"inode": file, "path": x.created(x.entry("/two"), 2)}}})
 	}},
 	{"inode_link", func(x *expected) []object {

@@ -87,6 +87,8 @@ func laborer(labor string) {
 		openMany(n)
 	case "rename":
 		renameMany(n)
+	case "remount":
+		must(unix.Mount("", words[2], "", unix.MS_REMOUNT, ""))
 	case "early":
 		earlyMany(n, words[2])
 	case "fill":
@@ -428,4 +430,43 @@ func testLockedDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	startLabor(t, namespace.Config{Enforce: true, Deadline: namespace.MaxDeadline, Judge: trustAll}, "rename 300", 4).end(t)
+}
+
+// TestLockedSuperblock: while an event waits with a superblock locked, files of that filesystem are found and
+// read as a namespace does for their digests.
+func TestLockedSuperblock(t *testing.T) {
+	needVerdicts(t)
+	needHook(t, "sb_remount")
+	dir := t.TempDir()
+	mount := func() { check(t, exec.Command("mount", "-o", "loop", otherImage, dir).Run()) }
+	unmount := func() error { return exec.Command("umount", dir).Run() }
+	mount()
+	check(t, os.WriteFile(dir+"/read", []byte(content), 0o644))
+	check(t, unmount())
+	mount() // again, so that nothing of the file is in memory
+	t.Cleanup(func() {
+		check(t, os.Remove(dir+"/read"))
+		check(t, unmount())
+	})
+	type wait struct {
+		slot   uint32
+		ticket uint64
+	}
+	waiting := make(chan wait, 1)
+	l := startLabor(t, namespace.Config{Enforce: true, Deadline: namespace.MaxDeadline, Judge: func(r *event.Record) verdict.Verdict {
+		if r.Hook().String() != "sb_remount" {
+			return verdict.Trusted
+		}
+		waiting <- wait{r.Slot(), r.Ticket()}
+		return verdict.None
+	}}, "remount 1 "+dir, 1)
+	w := <-waiting
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root%s/read", l.cmds[0].Process.Pid, dir))
+	if err != nil || string(text) != content {
+		t.Errorf("read %q, %v", text, err)
+	}
+	if outcome, err := l.n.Decide(w.slot, w.ticket, verdict.Trusted); err != nil || !outcome.Won {
+		t.Error(outcome, err)
+	}
+	l.end(t)
 }

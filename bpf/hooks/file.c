@@ -4,7 +4,7 @@
  *
  * file_open: a regular file is opened: FILE.
  * mmap_file: memory is mapped: FILE or nothing, protection, flags.
- * file_ioctl, file_lock: a request to a file: FILE, command.
+ * file_ioctl, file_lock, file_fcntl: a request to a file: FILE, command.
  * file_receive: a file comes from another process: FILE.
  */
 #include "../file.h"
@@ -86,5 +86,25 @@ EVENT_HOOK(file_ioctl, SLEEPABLE, ARGS(struct file *file, unsigned int cmd, unsi
 
 EVENT_HOOK(file_lock, SLEEPABLE, ARGS(struct file *file, unsigned int cmd),
 	   file_event(&e, file), cell_scalar(&e, cmd))
+
+/* include/uapi/asm-generic/fcntl.h and include/uapi/linux/fcntl.h */
+#define F_DUPFD 0
+#define F_GETFD 1
+#define F_SETFD 2
+#define F_DUPFD_QUERY 1027
+#define F_DUPFD_CLOEXEC 1030
+
+/*
+ * The command is about a descriptor, and not about the file. Shells have one or more such calls for
+ * each redirection: one that reads the records of its own namespace would never come to an end.
+ */
+static __always_inline bool is_of_descriptor(unsigned int cmd)
+{
+	return cmd == F_DUPFD || cmd == F_GETFD || cmd == F_SETFD || cmd == F_DUPFD_QUERY ||
+	       cmd == F_DUPFD_CLOEXEC;
+}
+
+EVENT_HOOK(file_fcntl, ATOMIC, ARGS(struct file *file, unsigned int cmd, unsigned long arg),
+	   !is_of_descriptor(cmd) && file_event(&e, file), cell_scalar(&e, cmd))
 
 EVENT_HOOK(file_receive, SLEEPABLE, ARGS(struct file *file), file_event(&e, file))

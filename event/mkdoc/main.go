@@ -60,7 +60,6 @@ type entry struct {
 	eventtest.Specified
 	note
 
-	Here    bool     // tsem-bpf has it
 	Kinds   []string // of its records, by kernel
 	Others  []string // hooks that raise it beside its own
 	Members []member
@@ -88,13 +87,12 @@ func newPage(checkout string) (*page, error) {
 		if s.ExportType == "" {
 			continue
 		}
-		hook, here := event.Lookup(s.Name)
-		if here && uint16(hook) != s.Ordinal {
+		if hook, ok := event.Lookup(s.Name); !ok || uint16(hook) != s.Ordinal {
 			return nil, fmt.Errorf("%s is %d in the event table, and specified as %d", s.Name, hook, s.Ordinal)
 		}
-		e := entry{Specified: s, note: notes[s.Name], Here: here, Kinds: kinds[s.Name], Others: others[s.Name]}
-		if here != (e.Kinds != nil) {
-			return nil, fmt.Errorf("%s is only in one of the event table and %s; make wait-table makes that", s.Name, waitsFile)
+		e := entry{Specified: s, note: notes[s.Name], Kinds: kinds[s.Name], Others: others[s.Name]}
+		if e.Kinds == nil {
+			return nil, fmt.Errorf("%s is not in %s; make wait-table makes that", s.Name, waitsFile)
 		}
 		e.Members = members(&s, s.Shape, "")
 		p.All = append(p.All, e)
@@ -246,16 +244,6 @@ func (o object) of(s *eventtest.Specified, name string) string {
 		panic("events.json: " + s.Name + "." + name + o.value + " does not tell what it is of")
 	}
 	return whose
-}
-
-// Number returns how many of the events tsem-bpf has.
-func (p *page) Number() (n int) {
-	for _, e := range p.All {
-		if e.Here {
-			n++
-		}
-	}
-	return n
 }
 
 // Kind returns what the records of an event are, in one phrase.

@@ -30,6 +30,7 @@ var notes = map[string]note{
 	},
 	"file_ioctl":        {NoEvent: ownFiles},
 	"file_lock":         {NoEvent: ownFiles},
+	"file_fcntl":        {NoEvent: ownFiles + "; what is about a descriptor and not about the file: F_DUPFD, F_DUPFD_CLOEXEC, F_DUPFD_QUERY, F_GETFD and F_SETFD, which shells call for each redirection"},
 	"file_receive":      {NoEvent: ownFiles},
 	"socket_sendmsg":    {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
 	"sb_umount":         {Remark: "`mnt` is the root of the mount, and its `pathname` that inside the filesystem: mostly `/`."},

@@ -64,7 +64,7 @@ define vm-test
 endef
 
 # What is about other programs more than about the kernel is tested on the newest alone.
-ONCE := Orchestrators|Prometheus|ScrapeCost|Service
+ONCE := DaemonManyAtOnce|DaemonOperations|Orchestrators|Prometheus|ScrapeCost|Service
 
 .PHONY: vm-test-%
 vm-test-%: vm-setup build build/prometheus
@@ -115,12 +115,16 @@ define cost-test
 endef
 
 .PHONY: cost-test-%
-cost-test-%: vm-setup
-	$(call cost-test,$*,Call|Gate|Start)
+cost-test-%: vm-setup build
+	$(call cost-test,$*,Call|Gate|Start$(if $(filter latest,$*),|Plane))
 
 .PHONY: scrape-cost
 scrape-cost: vm-setup build ## Compare floods of events with and without scrapes, by instructions executed.
 	$(call cost-test,6.12,Scrape)
+
+.PHONY: plane-cost
+plane-cost: vm-setup build ## Compare orchestrators with the agent trust, by instructions executed.
+	$(call cost-test,6.12,Plane)
 
 # By instructions, then by time with two CPUs; in one machine each.
 OPENS := 2000
@@ -143,7 +147,7 @@ endef
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
 # one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
 SOAK_ROUNDS = $(or $(ROUNDS),200)
-SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents ManyRuns ScrapeCost
+SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents DaemonOperations ManyRuns ScrapeCost
 
 .PHONY: soak
 soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels.

@@ -85,10 +85,9 @@ func mean(q quantiles) float64   { return q.mean }
 func p99(q quantiles) float64    { return q.p99 }
 func answer(q quantiles) float64 { return q.answer }
 
-// compare lets each contestant open a file so many times in each round, in a new process:
-// one is slower by some percent where its memory lies badly. It prints the medians of the
-// rounds, and of the ratios within a round.
-func compare(t *testing.T, contestants []contestant, rounds, opens int) map[string][]quantiles {
+// measure lets each contestant open a file so many times in each round, in a new process:
+// one is slower by some percent where its memory lies badly.
+func measure(t *testing.T, contestants []contestant, rounds, opens int) map[string][]quantiles {
 	t.Helper()
 	all := make(map[string][]quantiles)
 	for range rounds {
@@ -114,6 +113,13 @@ func compare(t *testing.T, contestants []contestant, rounds, opens int) map[stri
 			all[c.name] = append(all[c.name], q)
 		}
 	}
+	return all
+}
+
+// compare prints the medians of what was measured in all rounds, and of the ratios within a round.
+func compare(t *testing.T, contestants []contestant, rounds, opens int) map[string][]quantiles {
+	t.Helper()
+	all := measure(t, contestants, rounds, opens)
 	fmt.Printf("ns or instructions for open + close: medians of %d rounds of %d\n", rounds, opens)
 	fmt.Printf("%-10s %8s %8s %8s  p50 of rounds      answerer  of fanotify: p50   p99   of seccomp: p50   p99\n", "", "p50", "mean", "p99")
 	for _, c := range contestants {

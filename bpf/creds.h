@@ -8,7 +8,7 @@
 
 /* Are ids wanted as another user namespace than the initial one sees them? buf tells of which. */
 static __always_inline bool want_user_ns(struct buffer *buf, const struct tsem_namespace *ns,
-					 struct task_struct *task)
+					 const struct task_struct *task)
 {
 	struct user_namespace *user_ns;
 

@@ -41,7 +41,7 @@ struct digest {
 
 static __always_inline bool has_version(const struct inode *inode)
 {
-	return inode->i_sb->s_flags & SB_I_VERSION;
+	return VIEW(struct inode, inode)->i_sb->s_flags & SB_I_VERSION;
 }
 
 static __always_inline void content_of(struct inode *inode, struct content *c)
@@ -251,7 +251,7 @@ static __always_inline enum tsem_digest_state digest_by_rule(struct event *e, st
 	}
 	if (!inode->i_size || created->set)
 		return TSEM_DIGEST_EMPTY;
-	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(inode->i_sb->s_magic))
+	if (!(rules & DIGEST_PSEUDO) && is_pseudo_filesystem(VIEW(struct inode, inode)->i_sb->s_magic))
 		return TSEM_DIGEST_EMPTY;
 	return TSEM_DIGEST_WANTED;
 }

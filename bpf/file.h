@@ -23,13 +23,13 @@ static __always_inline bool is_inner(struct event *e, bool private)
 
 static __always_inline bool is_inner_file(struct event *e, const struct file *file)
 {
-	return is_inner(e, (file->f_mode & FMODE_NOACCOUNT) || mount_is_private(file->f_path.mnt));
+	return is_inner(e, (file->f_mode & FMODE_NOACCOUNT) || mount_is_private(VIEW(struct file, file)->f_path.mnt));
 }
 
 /* It asks for attributes of what is below with the credentials of who mounted it. */
 static __always_inline bool is_inner_entry(struct event *e)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 
 	return is_inner(e, task->cred != task->real_cred);
 }

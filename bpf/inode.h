@@ -123,7 +123,7 @@ static __always_inline void creation_begin(struct event *e, struct inode *dir,
 	struct tsem_creation key = {
 		.identity = e->task->identity,
 		.ino = dir->i_ino,
-		.dev = dir->i_sb->s_dev,
+		.dev = VIEW(struct inode, dir)->i_sb->s_dev,
 		.generation = dir->i_generation,
 	};
 	struct tsem_task *t = e->task;

@@ -38,7 +38,7 @@ SHARED int kind_by_trust(struct tsem_task *t, struct tsem_namespace *ns, __u16 h
 SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 index, __u16 hook,
 			  __u8 kind)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 	struct tsem_record *r;
 	struct buffer *buf;
 

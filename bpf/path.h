@@ -222,7 +222,7 @@ static long root_step(__u32 i, struct walk_context *context)
 /* Where the current task sees paths from: an enum tsem_path_type. */
 SHARED __u32 path_type(struct buffer *buf)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 	struct walk_context context = { .buf = buf };
 	struct walk *w;
 

@@ -38,7 +38,7 @@ static long pid_step(__u32 i, struct pid_context *context)
  */
 SHARED __u64 task_by_vpid(struct buffer *buf, __u32 number)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 	struct pid_context context = { .buf = buf };
 	__u64 pid, ns = 0;
 

@@ -33,7 +33,7 @@ struct wait {
  */
 SHARED int wait_look(struct wait *w)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 	struct tsem_namespace *ns;
 	__u32 ns_index;
 	__u64 now;
@@ -155,7 +155,7 @@ static long signal_step(__u32 i, struct signals *s)
  * (kernel/signal.c, complete_signal). It would deliver them when the hook has returned. They are
  * deadly if they are neither blocked nor caught, and if no tracer may take them away.
  */
-static __always_inline bool dies(struct task_struct *task)
+static __always_inline bool dies(const struct task_struct *task)
 {
 	struct signals s = {};
 
@@ -180,7 +180,7 @@ static __always_inline bool poll_look(struct poll *p)
 		return true;
 	if (!ns || ns->id != p->id || (ns->flags & (TSEM_NS_CLOSED | TSEM_NS_ORPHANED)))
 		p->verdict = TSEM_VERDICT_CLOSED;
-	else if (dies(bpf_get_current_task_btf()))
+	else if (dies(this_task()))
 		p->verdict = TSEM_VERDICT_KILLED;
 	else if (bpf_ktime_get_ns() > p->until)
 		p->verdict = TSEM_VERDICT_LATE;
@@ -210,7 +210,7 @@ static long poll_steps(__u32 round, struct poll *p)
 static __always_inline enum tsem_verdict wait_for_verdict(const struct tsem_namespace *ns, const struct tsem_task *t)
 {
 	struct poll p = { .id = t->namespace, .ns_index = t->ns_index, .slot = t->slot };
-	struct task_struct *task = bpf_get_current_task_btf();
+	const struct task_struct *task = this_task();
 
 	if (!task->mm)
 		return TSEM_VERDICT_UNASKED;

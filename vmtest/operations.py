@@ -42,7 +42,7 @@ def name(number):
 
 
 class Namespace:
-    """A namespace of the orchestrator that this process is, with a workload that does what it is told, a byte each time."""
+    """A namespace of the orchestrator that this process is, with a workload that does what it is told and answers with an errno."""
 
     def __init__(self, by, kind, keyed):
         self.by, self.kind, self.key = by, kind, os.urandom(32).hex() if keyed and kind == "external" else ""
@@ -61,7 +61,7 @@ class Namespace:
             self.id = int(file.read())
         self.tnum = 0
         if kind == "external":
-            self.do("open", self.first)
+            self.open(self.first)
 
     def workload(self, told, answer):
         """Nothing that it does waits but the open of hostname."""
@@ -110,9 +110,9 @@ class Namespace:
         """The right ones to release it."""
         return f"{verdict} pid={self.pid} " + (f"key={self.key}" if self.key else f"tnum={self.tnum}") + "\n"
 
-    def do(self, order, meanwhile=lambda: None, verdict="trusted"):
+    def open(self, meanwhile, verdict="trusted"):
         """Lets the workload open its file, and releases it with the right words. What is done meanwhile releases nobody."""
-        os.write(self.tell, order.encode())
+        os.write(self.tell, b"open")
         if self.kind == "external" and not self.untrusted:
             meanwhile()
             assert self.quiet(), "released by somebody else"
@@ -134,7 +134,7 @@ class Namespace:
 class Orchestrator:
     def __init__(self, index, shared, inherited):
         self.index, self.shared, self.chance = index, shared, random.Random(SEED * PROCESSES + index)
-        self.files = []  # of [descriptor, name, how it is open, content if it does not change]
+        self.files = []  # of [descriptor, name, how it is open, content if it does not change, last record, whether that is all of it]
         self.control = inherited
         self.mine = []  # namespaces, oldest first
 
@@ -306,7 +306,7 @@ class Orchestrator:
             self.say(one if one and one.tnum else None)
         elif choice < 100 and one:
             verdict = "untrusted" if self.chance.randrange(16) == 0 else "trusted"
-            one.do("open", lambda: self.wrong(one), verdict)
+            one.open(lambda: self.wrong(one), verdict)
         elif choice < 120 and one:
             self.within(one)
         elif choice < 150:

@@ -4,9 +4,10 @@
 
     orchestrators.py PLANE COUNT OPENS
 
-They use what the files allow: reads whole and in pieces, poll and epoll, descriptors of their own and an inherited one. One
-never reads, one is killed, and two have readers that die or stop in the middle of a record; all others have to come to
-their end first. Says for each its namespace and how many events it has released.
+They use what the files allow: reads whole and in pieces, poll and epoll, descriptors of their own and an inherited one,
+namespaces whose events wait and others. One never reads, one is killed, and two have readers that die or stop in the
+middle of a record; all others have to come to their end first. Says for each its namespace, how many events it has
+seen, and how many of these it has released.
 """
 import errno
 import json
@@ -21,22 +22,22 @@ PLANE, COUNT, OPENS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 KEY = os.urandom(32).hex()
 
 
-def workload(told, control):
+def workload(told, control, kind):
     """Makes a namespace, and opens the file when it is told to. Nothing else that it does waits."""
-    os.write(control, f"external nsref=current key={KEY}\n".encode())
+    os.write(control, f"{kind} nsref=current key={KEY}\n".encode())
     if os.read(told, 1):
         for _ in range(OPENS):
             os.close(os.open("/etc/hostname", os.O_RDONLY))
     os._exit(0)
 
 
-def start(inherited):
+def start(inherited, kind):
     """Returns a child that is in a namespace of its own, what tells it to go, the namespace, and its records."""
     told, tell = os.pipe()
     child = os.fork()
     if not child:
         os.close(tell)
-        workload(told, inherited or os.open(f"{PLANE}/control", os.O_WRONLY))
+        workload(told, inherited or os.open(f"{PLANE}/control", os.O_WRONLY), kind)
     os.close(told)
     while True:
         try:
@@ -107,10 +108,11 @@ def reader(file, end):
 
 
 def orchestrate(index, control, said):
-    child, tell, namespace, file = start(control if index % 2 else None)
-    if index % 4 == 0:
+    external = index < 4 or index % 4 > 1  # who exports only is told of no aggregate, and nobody waits
+    child, tell, namespace, file = start(control if index % 2 else None, "external" if external else "export")
+    if index % 3 == 0:
         control = os.open(f"{PLANE}/control", os.O_WRONLY)
-    released = 0
+    seen = released = 0
 
     def release(words):
         # Who shares a descriptor with others does not wait for their turn.
@@ -123,6 +125,7 @@ def orchestrate(index, control, said):
         os.write(tell, b"1")
         os.waitpid(process, os.WUNTRACED)
         released += release("")  # what it read is lost to all others
+        seen += 1
         stopped = process if index == 0 else None
     elif index == 2:
         os.write(tell, b"1")
@@ -134,12 +137,14 @@ def orchestrate(index, control, said):
         os.write(tell, b"1")
     first = True
     for record in records(file, WAYS[index % len(WAYS)], index % 3 == 0):
-        assert (record["export"]["type"] == "aggregate") == (first and index > 1), record
+        assert (record["export"]["type"] == "aggregate") == (first and external and index > 1), record
         first = False
         if record["export"]["type"] != "event":
             continue
         assert record["event"]["pid"] == str(child), (child, record)
-        released += release(f"tnum={record['event']['tnum']} " if index % 5 else "")
+        seen += 1
+        if external:
+            released += release(f"tnum={record['event']['tnum']} " if index % 5 else "")
     assert os.waitpid(child, 0) == (child, 0)
     while os.path.exists(f"{PLANE}/external_tma/{namespace}"):
         time.sleep(0.01)
@@ -149,7 +154,7 @@ def orchestrate(index, control, said):
         pass
     if stopped:
         os.kill(stopped, signal.SIGKILL)
-    os.write(said, f"{namespace} {released}\n".encode())
+    os.write(said, f"{namespace} {seen} {released}\n".encode())
 
 
 shared = os.open(f"{PLANE}/control", os.O_WRONLY)

@@ -183,7 +183,8 @@ func id(n uint64) string { return strconv.FormatUint(n, 10) }
 // collect sends the series of a namespace.
 func (s *Snapshot) collect(e emitter, ns *bpf.Namespace, waiting waits) {
 	status := loader.StatusOf(ns)
-	e.put(namespaceInfo, 1, id(uint64(status.Keeper)), strconv.FormatBool(status.External), strconv.FormatBool(status.Enforcing))
+	e.put(namespaceInfo, 1, id(uint64(status.Keeper)), strconv.FormatBool(status.External), strconv.FormatBool(status.Enforcing),
+		strconv.FormatBool(status.Sealed))
 	e.is(namespaceState, !status.Orphaned && !status.Closed, stateKept)
 	e.is(namespaceState, status.Orphaned && !status.Closed, stateOrphaned)
 	e.is(namespaceState, status.Closed, stateClosed)

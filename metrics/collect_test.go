@@ -87,7 +87,7 @@ func TestEngine(t *testing.T) {
 	s := snapshot()
 	s.States[0].Refused[bpf.RefusedNoBuffer] = 4
 	s.States[0].Verdicts[verdict.Late] = 6
-	s.States[0].Flags = bpf.NamespaceExternal | bpf.NamespaceEnforcing
+	s.States[0].Flags = bpf.NamespaceExternal | bpf.NamespaceEnforcing | bpf.NamespaceSealed
 	s.States[0].Beat = uint64(49 * time.Second)
 	s.States[0].Shares[0].Claimed, s.States[0].Shares[0].Read = 700, 500
 	s.States[0].Shares[2].Claimed = 30
@@ -106,7 +106,7 @@ tsem_events_refused_total{engine="e",namespace="3",reason="orphaned"} 0
 `, `
 # HELP tsem_namespace_info ` + namespaceInfo.help + `
 # TYPE tsem_namespace_info gauge
-tsem_namespace_info{enforcing="true",engine="e",external="true",keeper="10",namespace="3"} 1
+tsem_namespace_info{enforcing="true",engine="e",external="true",keeper="10",namespace="3",sealed="true"} 1
 `, `
 # HELP tsem_namespace_state ` + namespaceState.help + `
 # TYPE tsem_namespace_state gauge

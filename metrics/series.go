@@ -131,8 +131,9 @@ var (
 // Each namespace, as the kernel half counts it.
 var (
 	namespaceInfo = ofNamespace("tsem_namespace_info", gauge,
-		"Always 1; what the namespace is: the process that keeps it (0: none), whether its tasks wait for verdicts, and whether what nobody can judge is refused.",
-		label{name: "keeper", words: "process id"}, label{name: "external", values: []string{"true", "false"}}, label{name: "enforcing", values: []string{"true", "false"}})
+		"Always 1; what the namespace is: the process that keeps it (0: none), whether its tasks wait for verdicts, whether what nobody can judge is refused, and whether it is sealed, so that what is refused does not change any more.",
+		label{name: "keeper", words: "process id"}, label{name: "external", values: []string{"true", "false"}}, label{name: "enforcing", values: []string{"true", "false"}},
+		label{name: "sealed", values: []string{"true", "false"}})
 	namespaceState = ofNamespace("tsem_namespace_state", gauge,
 		"1 for the state in which the namespace is, 0 for the others: kept by a process; orphaned: enforcing, and its keeper was killed; closed: raises no more events.", stateLabel)
 	heartbeatAge = ofNamespace("tsem_heartbeat_age_seconds", gauge,

@@ -255,6 +255,16 @@ var acts = map[string]act{
 		// what is renamed is not what is opened, and empty, so that it is never digested.
 		moved := dir + "/moved"
 		must(unix.Close(open(moved, unix.O_CREAT|unix.O_WRONLY, 0o644)))
+		file := open(plain(dir), unix.O_RDONLY, 0)
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		must(err)
+		message := make([]byte, 1)
+		control := func(cmd int) func() {
+			return func() {
+				_, err := unix.FcntlInt(uintptr(file), cmd, 0)
+				must(err)
+			}
+		}
 		return func() {
 			measure("open+close", 20, func() { must(unix.Close(open(plain(dir), unix.O_RDONLY, 0))) })
 			measure("stat", 20, func() { must(unix.Stat(plain(dir), new(unix.Stat_t))) })
@@ -263,6 +273,14 @@ var acts = map[string]act{
 				must(unix.Rename(moved+".other", moved))
 			})
 			measure("kill", 20, func() { must(unix.Kill(unix.Getpid(), markSignal)) })
+			measure("write+read a socket", 20, func() {
+				_, err := unix.Write(pair[0], message)
+				must(err)
+				_, err = unix.Read(pair[1], message)
+				must(err)
+			})
+			measure("fcntl F_GETFL", 20, control(unix.F_GETFL))
+			measure("fcntl F_GETFD", 1000, control(unix.F_GETFD))
 			measure("getppid", 1000, func() { unix.Getppid() })
 		}
 	},

@@ -138,7 +138,7 @@ func TestCallCost(t *testing.T) {
 	without := costOf(t, plainly)
 	reopen(t)
 	fmt.Printf("%-22s %12s %12s %12s %12s   instructions for a call\n", "", "not attached", "not modeled", "3 keepers", "modeled")
-	for _, name := range []string{"open+close", "stat", "rename there and back", "kill", "getppid"} {
+	for _, name := range []string{"open+close", "stat", "rename there and back", "kill", "write+read a socket", "fcntl F_GETFL", "fcntl F_GETFD", "getppid"} {
 		fmt.Printf("%-22s %12.0f %12.0f %12.0f %12.0f\n", name, without[name], attached[name], three[name], modeled[name])
 	}
 	for name, most := range map[string]float64{

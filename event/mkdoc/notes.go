@@ -38,7 +38,7 @@ var notes = map[string]note{
 	"sb_pivotroot":      {Remark: "`old_path` is where the old root goes, `new_path` the new root."},
 	"sb_statfs":         {Remark: "`dentry` is what was asked about, the root of the filesystem or anything below."},
 	"move_mount":        {Remark: "MS_MOVE of mount(2) is an sb_mount. A mount that has no place yet, as fsmount(2) makes it, has only a name."},
-	"settime":           {NoEvent: "adjtimex(2), by which a clock is made to go slower or faster, and which the kernel asks no LSM about"},
+	"settime":           {Remark: "`seconds` and `nsecs` have 64 bits.", NoEvent: "adjtimex(2), about which the kernel asks no LSM"},
 	"key_permission":    {Remark: "`perm` is what the key gives, not what was wanted."},
 	"tun_dev_attach":    {Remark: "The driver makes the socket itself, so that its `owner` is zeros."},
 	"quotactl":          {NoEvent: "a request about all filesystems: Q_SYNC without a device"},

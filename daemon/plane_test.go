@@ -78,6 +78,8 @@ func newHost(t *testing.T) *host {
 
 // spawn makes a process.
 func (h *host) spawn(pid, parent uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.processes[pid] = &process{loader.Caller{Tgid: pid, Parent: parent, MacAdmin: 1}, make(chan struct{})}
 }
 
@@ -141,6 +143,8 @@ type closer func()
 func (c closer) Close() error { c(); return nil }
 
 func (h *host) Watch(pid uint32) (<-chan struct{}, io.Closer, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	p, ok := h.processes[pid]
 	if !ok {
 		return nil, nil, unix.ESRCH
@@ -253,6 +257,14 @@ func (s *space) want(decided ...string) {
 		s.host.t.Errorf("decided %s, want %s", got, want)
 	}
 	s.decided = nil
+}
+
+// space returns the namespace with an id.
+func (h *host) space(id string) *space {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.IndexFunc(h.namespaces, func(s *space) bool { return fmt.Sprint(s.id) == id })
+	return h.namespaces[i]
 }
 
 // create lets a process make a namespace.
@@ -418,6 +430,88 @@ func TestTwo(t *testing.T) {
 		h.Close()
 		h.wantGone()
 		h.write(5, "export", unix.ESHUTDOWN)
+	})
+}
+
+// TestAtOnce lets four orchestrators and their workloads do what they do beside each other, some namespaces each: whoever
+// answers the requests does so one after the other, but for the writes. The race detector looks on.
+func TestAtOnce(t *testing.T) {
+	const orchestrators, namespaces = 4, 25
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(1, 0)
+		var serving sync.Mutex
+		open := func(pid, flags uint32, names ...string) fuse.Handle {
+			serving.Lock()
+			defer serving.Unlock()
+			return h.open(pid, flags, names...)
+		}
+		read := func(handle fuse.Handle) string {
+			serving.Lock()
+			defer serving.Unlock()
+			text, err := handle.(fuse.Reader).Read(0, 4096)
+			if err != nil {
+				t.Error(err)
+			}
+			return string(text)
+		}
+		poll := func(handle fuse.Handle, want uint32) {
+			for {
+				woken := make(chan struct{})
+				serving.Lock()
+				got := handle.(fuse.Poller).Poll(func() { close(woken) })
+				serving.Unlock()
+				if got != 0 {
+					if got != want {
+						t.Errorf("polled %#x, want %#x", got, want)
+					}
+					return
+				}
+				<-woken
+			}
+		}
+		write := func(pid uint32, command string, want unix.Errno) {
+			err := open(pid, unix.O_WRONLY, "control").(fuse.Writer).Write(pid, []byte(command+"\n"))
+			if got, _ := errors.AsType[unix.Errno](err); got != want {
+				t.Errorf("process %d, %q: %v, want %v", pid, command, err, want)
+			}
+		}
+		pid := func(i int) uint32 { return uint32(100 * (i%orchestrators + 1)) }
+		for i := range orchestrators {
+			h.spawn(pid(i), 1)
+		}
+		var all sync.WaitGroup
+		for i := range orchestrators {
+			all.Go(func() {
+				for workload := pid(i) + 1; workload <= pid(i)+namespaces; workload++ {
+					h.spawn(workload, pid(i))
+					write(workload, "external", 0)
+					id := strings.TrimSpace(read(open(pid(i), unix.O_RDONLY, "id")))
+					records := open(pid(i), unix.O_RDONLY, "external_tma", id)
+					s := h.space(id)
+					s.raise(workload, uint64(workload))
+					s.records <- "record of " + id + "\n"
+					poll(records, unix.POLLIN|fuse.PollReadNormal)
+					if got := read(records); got != "record of "+id+"\n" {
+						t.Errorf("namespace %s: %q", id, got)
+					}
+					release := fmt.Sprintf("trusted pid=%d tnum=%d", workload, workload)
+					write(pid(i+1), release, unix.EINVAL)
+					s.want()
+					write(pid(i), release, 0)
+					s.want(fmt.Sprintf("%d.1 trusted", workload))
+					s.add(-1)
+					poll(records, unix.POLLHUP)
+					records.Close()
+				}
+			})
+		}
+		all.Wait()
+		h.Close()
+		h.wantGone()
+		if len(h.namespaces) != orchestrators*namespaces {
+			t.Errorf("%d namespaces", len(h.namespaces))
+		}
 	})
 }
 

@@ -113,6 +113,13 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	if support.Tier != TierSleep {
 		delete(spec.Programs, gateProgram) // its kfuncs are not there
 	}
+	kernel, err := cache.Kernel()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := omitKfuncs(spec, functions(kernel)); err != nil {
+		return nil, nil, err
+	}
 	sleepable, err := settleSleep(spec, support)
 	if err != nil {
 		return nil, nil, err
@@ -134,7 +141,7 @@ func load() (*Engine, error) {
 			e.inner[name] = m.InnerMap.Copy()
 		}
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	collection, err := create(spec, cache)
 	if err != nil {
 		return nil, fmt.Errorf("load the kernel half: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
@@ -51,6 +52,48 @@ func TestListAndPrograms(t *testing.T) {
 		if spec.Programs[name] == nil {
 			t.Errorf("no program for %s", name)
 		}
+	}
+}
+
+// A reference to a kfunc that is missing goes, and nothing else changes: neither another
+// instruction, nor where the functions begin.
+func TestOmitKfuncs(t *testing.T) {
+	const missing = "bpf_rdonly_cast"
+	before, err := bpf.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := before.Copy()
+	if err := omitKfuncs(after, func(name string) bool { return name != missing }); err != nil {
+		t.Fatal(err)
+	}
+	addresses, calls := 0, 0
+	for name, program := range before.Programs {
+		for i := range program.Instructions {
+			old, now := &program.Instructions[i], &after.Programs[name].Instructions[i]
+			if old.Symbol() != now.Symbol() || btf.FuncMetadata(old) != btf.FuncMetadata(now) || old.Source() != now.Source() {
+				t.Fatalf("%s, instruction %d: %v begins something else than %v", name, i, now, old)
+			}
+			switch {
+			case old.Reference() != missing:
+				if old.OpCode != now.OpCode || old.Constant != now.Constant || old.Reference() != now.Reference() {
+					t.Fatalf("%s, instruction %d: %v has become %v", name, i, old, now)
+				}
+			case old.IsKfuncCall():
+				calls++
+				if now.Reference() != "" || !now.IsBuiltinCall() {
+					t.Fatalf("%s, instruction %d: the call %v has become %v", name, i, old, now)
+				}
+			default:
+				addresses++
+				if now.Reference() != "" || now.OpCode != old.OpCode || now.Dst != old.Dst || now.Constant != 0 {
+					t.Fatalf("%s, instruction %d: the address %v has become %v", name, i, old, now)
+				}
+			}
+		}
+	}
+	if addresses == 0 || calls == 0 {
+		t.Errorf("%d addresses and %d calls of %s: nothing was tested", addresses, calls, missing)
 	}
 }
 

@@ -144,10 +144,7 @@ func probe(spec *ebpf.CollectionSpec, cache *btf.Cache) (*Support, error) {
 		return s, &SupportError{ErrKernel, fmt.Sprintf("no BTF of kernel %s (%v)", s.Kernel, err),
 			"use a kernel built with CONFIG_DEBUG_INFO_BTF=y"}
 	}
-	has := func(function string) bool {
-		var f *btf.Func
-		return kernel.TypeByName(function, &f) == nil
-	}
+	has := functions(kernel)
 	if !has("bpf_lsm_file_open") {
 		return s, &SupportError{ErrKernel, "kernel " + s.Kernel + " has no BPF LSM",
 			"use a kernel built with CONFIG_BPF_LSM=y"}
@@ -160,6 +157,14 @@ func probe(spec *ebpf.CollectionSpec, cache *btf.Cache) (*Support, error) {
 		return s, err
 	}
 	return s, nil
+}
+
+// functions returns what tells whether a kernel has a function, by its name.
+func functions(kernel *btf.Spec) (has func(string) bool) {
+	return func(name string) bool {
+		var f *btf.Func
+		return kernel.TypeByName(name, &f) == nil
+	}
 }
 
 func (s *Support) decideTier(has func(string) bool) {
@@ -254,7 +259,8 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 	if err != nil {
 		return explainAttach(probeProgram, err)
 	}
-	defer l.Close()
+	// The kernel waits for all tasks to have left the program; nobody else has to.
+	defer func() { go l.Close() }()
 	// Of a process id that is not 0: only then the hook is called (kernel/sys.c, do_getpgid).
 	if _, err := unix.Getpgid(os.Getpid()); err != nil {
 		return err

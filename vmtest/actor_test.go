@@ -128,6 +128,8 @@ var (
 // listening returns a socket that listens at an address, and that a client is connected to.
 func listening(family int, at unix.Sockaddr) int {
 	listener := socket(family, unix.SOCK_STREAM, 0)
+	// The connection of an actor before holds the address for a minute (tcp(7), TIME_WAIT).
+	must(unix.SetsockoptInt(listener, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	must(unix.Bind(listener, at))
 	must(unix.Listen(listener, 1))
 	must(unix.Connect(socket(family, unix.SOCK_STREAM, 0), at))

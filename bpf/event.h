@@ -82,6 +82,8 @@ static __always_inline enum tsem_share_of share_of(const struct event *e)
 {
 	if (kind_of(e) == TSEM_KIND_EVENT)
 		return TSEM_SHARE_NONE;
+	if (e->atomic)
+		return TSEM_SHARE_elsewhere;
 	switch (e->hook) {
 #define HOOK(name, ordinal, context)		\
 	case ordinal:				\

@@ -44,11 +44,12 @@ enum tsem_verdict {
 
 /*
  * The shares of the reserve. Each hook has one, which its records use where it cannot
- * sleep, on this kernel or at all.
+ * sleep, on this kernel or at all; there is room for these alone (namespace.shares in Go).
  */
 enum tsem_share_of {
 	TSEM_SHARE_NONE,	/* of the size 0: the hook waits for room */
 	TSEM_SHARE_bprm_committed_creds,
+	TSEM_SHARE_elsewhere,	/* of all events that are raised in another hook than their own (EVENT_ATOMIC) */
 #define HOOK(name, ordinal, context) TSEM_SHARE_##name,
 	TSEM_HOOKS(HOOK)
 #undef HOOK

@@ -177,7 +177,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [88]struct {
+	Shares          [89]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64

@@ -65,7 +65,7 @@ const (
 	// (TSEM v3, event.c). An event of a hook that cannot sleep on any kernel takes 160 to 296 bytes
 	// if there is no path in it.
 	DefaultCache = 32
-	// MaxCache makes magazines of 1 GiB.
+	// MaxCache makes magazines of 512 MiB, and of 1 GiB where no hook waits.
 	MaxCache = 4 << 10
 	// DefaultWait bounds what a stopped reader costs a task for each event.
 	DefaultWait = 5 * time.Second
@@ -228,7 +228,7 @@ func (n *Namespace) setDigest(hash crypto.Hash) {
 
 func (n *Namespace) make() error {
 	share := uint32(n.config.Cache << 10)
-	reserve := share * uint32(len(n.state.Shares)-1) // the first is nobody's
+	reserve := share * n.shares()
 	size := max(minMagazine, uint32(1)<<bits.Len32(2*reserve-1))
 	magazine, err := n.inner("magazines", size)
 	if err != nil {
@@ -263,6 +263,18 @@ func (n *Namespace) make() error {
 		return nil
 	}
 	return n.openGate()
+}
+
+// shares returns how many shares of the reserve anybody uses on this kernel: not the first one, which is nobody's, nor
+// those of the hooks that wait for room (bpf/event.h, share_of).
+func (n *Namespace) shares() uint32 {
+	used := len(n.state.Shares) - 1
+	for _, hook := range n.engine.Support().Hooks {
+		if hook.Waits {
+			used--
+		}
+	}
+	return uint32(used)
 }
 
 // inner makes a map for an index of an array of maps; entries 0 means as specified.

@@ -64,7 +64,7 @@ define vm-test
 endef
 
 # What is about other programs more than about the kernel is tested on the newest alone.
-ONCE := DaemonManyAtOnce|DaemonOperations|Orchestrators|Prometheus|ScrapeCost|Service
+ONCE := DaemonManyAtOnce|DaemonOperations|Orchestrators|Prometheus|ScrapeCost|Service|Stress
 
 .PHONY: vm-test-%
 vm-test-%: vm-setup build build/prometheus
@@ -147,7 +147,7 @@ endef
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that
 # one that is lost to the emulator (docs/vm.md) costs no other test its rounds.
 SOAK_ROUNDS = $(or $(ROUNDS),200)
-SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents DaemonOperations ManyRuns ScrapeCost
+SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents DaemonOperations ManyRuns ScrapeCost Stress
 
 .PHONY: soak
 soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels.

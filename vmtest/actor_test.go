@@ -260,6 +260,8 @@ var acts = map[string]act{
 		file := open(plain(dir), unix.O_RDONLY, 0)
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		must(err)
+		udp, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		must(err)
 		message := make([]byte, 1)
 		control := func(cmd int) func() {
 			return func() {
@@ -274,6 +276,23 @@ var acts = map[string]act{
 				must(unix.Rename(moved, moved+".other"))
 				must(unix.Rename(moved+".other", moved))
 			})
+			measure("mmap+munmap", 20, func() {
+				memory, err := unix.Mmap(file, 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE)
+				must(err)
+				must(unix.Munmap(memory))
+			})
+			measure("chmod", 20, func() { must(unix.Chmod(moved, 0o644)) })
+			measure("ioctl", 20, func() {
+				_, err := unix.IoctlGetInt(file, unix.FS_IOC_GETFLAGS)
+				must(err)
+			})
+			measure("chroot", 20, func() { must(unix.Chroot("/")) })
+			measure("socket+close", 20, func() {
+				socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+				must(err)
+				must(unix.Close(socket))
+			})
+			measure("connect a UDP socket", 20, func() { must(unix.Connect(udp, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})) })
 			measure("kill", 20, func() { must(unix.Kill(unix.Getpid(), markSignal)) })
 			measure("write+read a socket", 20, func() {
 				_, err := unix.Write(pair[0], message)

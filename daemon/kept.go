@@ -195,6 +195,7 @@ func (k *kept) end() {
 	k.plane.mu.Lock()
 	delete(k.plane.all, k.id)
 	k.plane.mu.Unlock()
+	k.waits.Close() // a release that is under way needs the namespace, and has to be counted
 	stats, totals := k.waits.Stats(), k.namespace.Totals()
 	k.plane.say("namespace %d has ended: %d events, %d released by its orchestrator, %d not in time, %d releases late",
 		k.id, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late)

@@ -43,6 +43,7 @@ type host struct {
 	enters     error         // why Enter fails
 	orphans    bool          // a thread loses its parent while its namespace is made
 	closing    time.Duration // how long the end of a namespace takes
+	deciding   time.Duration // how long a decision takes
 	said       bytes.Buffer
 }
 
@@ -187,8 +188,12 @@ func (s *space) Export(_ context.Context, _ event.Dialect, w io.Writer) error {
 }
 
 func (s *space) Decide(slot uint32, ticket uint64, v verdict.Verdict) (verdict.Outcome, error) {
+	time.Sleep(s.host.deciding)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed.Load() {
+		s.host.t.Errorf("namespace %d is closed, and asked to decide", s.id)
+	}
 	s.decided = append(s.decided, fmt.Sprintf("%d.%d %v", slot, ticket, v))
 	return verdict.Outcome{Won: true}, nil
 }
@@ -677,6 +682,32 @@ func TestCloseWaits(t *testing.T) {
 		if !s.closed.Load() {
 			t.Error("it was not waited for")
 		}
+	})
+}
+
+// TestReleaseAtTheEnd: a namespace whose last task ends while it is released is there until that is done and counted.
+func TestReleaseAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		h.spawn(5, 1)
+		h.spawn(10, 5)
+		s := h.create(10, "external")
+		s.raise(10, 1)
+		h.deciding = time.Hour
+		var releases sync.WaitGroup
+		releases.Go(func() { h.write(5, "trusted pid=10 tnum=1", 0) })
+		synctest.Wait()
+		s.add(-1)
+		time.Sleep(time.Minute)
+		if s.closed.Load() {
+			t.Error("the namespace is closed while a task is released")
+		}
+		releases.Wait()
+		h.wantGone()
+		if !strings.Contains(h.said.String(), ", 1 released by its orchestrator, 0 not in time, 0 releases late") {
+			t.Error(h.said.String())
+		}
+		h.Close()
 	})
 }
 

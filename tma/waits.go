@@ -30,6 +30,8 @@ type waiting struct {
 // Its lock is held for a few instructions; who deals with an agent by lines of text pays for
 // system calls and other processes as well. Any goroutine.
 type Waits struct {
+	replies sync.WaitGroup // that are under way
+
 	mu     sync.Mutex
 	tasks  map[uint64]*waiting
 	owners map[uint32]uint64 // the task number of the last task in a slot
@@ -115,6 +117,15 @@ func (w *Waits) taskOf(r control.Release) uint64 {
 // Reply does what a reply says. One about an event that waits no longer, or never did, and
 // one about an unknown task has no effect and is counted as late. The error is ErrReply.
 func (w *Waits) Reply(r control.Release) error {
+	w.mu.Lock()
+	if w.closed {
+		w.stats.Late++
+		w.mu.Unlock()
+		return nil
+	}
+	w.replies.Add(1)
+	w.mu.Unlock()
+	defer w.replies.Done()
 	won, err := w.apply(r)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -167,7 +178,8 @@ func (w *Waits) find(r control.Release) (slot uint32, ticket uint64, err error) 
 	return t.slot, t.ticket, nil
 }
 
-// Close decides Closed about all who wait, and from now on about all who come.
+// Close decides Closed about all who wait, and from now on about all who come. When it returns, every
+// reply that has had an effect is counted, and none has one any more.
 func (w *Waits) Close() {
 	w.mu.Lock()
 	tasks, decide := w.tasks, w.decide
@@ -179,6 +191,7 @@ func (w *Waits) Close() {
 			_, _ = decide(t.slot, t.ticket, verdict.Closed)
 		}
 	}
+	w.replies.Wait()
 }
 
 // Stats returns how the replies are counted.

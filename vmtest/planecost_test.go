@@ -55,8 +55,8 @@ func TestPlaneCost(t *testing.T) {
 	}
 	fmt.Printf("plane to trust: p50 %.2f, p99 %.2f, events a second %.2f\n",
 		ratio(all["plane"], all["trust"], p50), ratio(all["plane"], all["trust"], p99), 1/ratio(all["plane"], all["trust"], mean))
-	// Some 394,000 were seen on 7.3 and 539,000 on 6.12.
-	if got, most := median(all["plane"], p50), 900_000.0; os.Getenv("TSEM_EXACT") != "" && got > most {
+	// Some 326,000 were seen on 7.3, and up to 620,000 before others of the daemon could run while two of its threads sleep.
+	if got, most := median(all["plane"], p50), 500_000.0; os.Getenv("TSEM_EXACT") != "" && got > most {
 		t.Errorf("%.0f instructions for an open that an orchestrator releases, at most %.0f", got, most)
 	}
 }

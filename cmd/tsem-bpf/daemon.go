@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,8 +43,16 @@ Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 // Validate is called by kong.
 func (c *daemonCommand) Validate() error { return checkDeadline(c.Deadline) }
 
+// leastThreads is how many threads may run Go code at a time, if nobody has said so. One that sleeps in a system call
+// counts among them until the runtime's monitor looks, which may take 10 ms: the one that serves the files, and one
+// for each gate. Where there are few CPUs whoever they have just woken would wait for that (make plane-cost).
+const leastThreads = 4
+
 // Run implements the command.
 func (c *daemonCommand) Run(std *streams) (err error) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(leastThreads, runtime.GOMAXPROCS(0)))
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)

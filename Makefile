@@ -158,7 +158,7 @@ soak-%: vm-setup build
 	@for test in $(SOAK); do \
 		echo "== kernel $*, $$test: $(SOAK_ROUNDS) rounds"; \
 		GOTMPDIR=$(CURDIR)/build/_tmp TSEM_ROUNDS=$(SOAK_ROUNDS) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run "^Test$$test\$$" \
-			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 300 * $(SOAK_ROUNDS))) --" ./vmtest || exit; \
+			-exec "$(CURDIR)/vmtest/run -r -W -k $* -m 2G -t $$((600 + 400 * $(SOAK_ROUNDS))) --" ./vmtest || exit; \
 	done
 
 .PHONY: verifier-stats

@@ -217,6 +217,10 @@ func TestDaemonManyAtOnce(t *testing.T) {
 	cmd.Stderr, cmd.WaitDelay = os.Stderr, 10*time.Second
 	said, err := cmd.Output()
 	if err != nil {
+		_ = daemon.Process.Kill()
+		for lines.Scan() {
+			t.Log(lines.Text())
+		}
 		t.Fatalf("%v: %s", err, said)
 	}
 	ended := make(map[int]int) // events that were released, by namespace

@@ -143,6 +143,9 @@ func startDaemon(t *testing.T, folder string, environment ...string) (*exec.Cmd,
 	cmd.Env = append(os.Environ(), environment...)
 	stderr, err := cmd.StderrPipe()
 	check(t, err)
+	// With room for what Go's runtime says of a daemon that crashes, which ends only then.
+	_, err = unix.FcntlInt(stderr.(*os.File).Fd(), unix.F_SETPIPE_SZ, 1<<20)
+	check(t, err)
 	check(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()

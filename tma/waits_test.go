@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
@@ -31,7 +32,7 @@ func newHost(t *testing.T, slots int) *host {
 
 // begin lets the task with so many waits in its slot wait once more.
 func (h *host) begin(tnum uint64, slot uint32, ticket, number uint64) verdict.Verdict {
-	h.all[slot].Word = ticket << 8
+	atomic.StoreUint64(&h.all[slot].Word, ticket<<8) // as the kernel half does it, beside whoever decides about the wait before
 	return h.waits.add(tnum, waiting{slot: slot, ticket: ticket, pid: uint32(tnum) + 100, number: number})
 }
 

@@ -77,6 +77,17 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// oneWaits makes a host on which process 5 orchestrates a namespace, of its child 10, that waits with its first event.
+func oneWaits(t *testing.T) (*host, *space) {
+	t.Helper()
+	h := newHost(t)
+	h.spawn(5, 1)
+	h.spawn(10, 5)
+	s := h.create(10, "external")
+	s.raise(10, 1)
+	return h, s
+}
+
 // spawn makes a process.
 func (h *host) spawn(pid, parent uint32) {
 	h.mu.Lock()
@@ -579,11 +590,7 @@ func TestReady(t *testing.T) {
 // TestOrchestratorEnds: nobody judges from then on, and nothing waits for a reader.
 func TestOrchestratorEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t)
-		h.spawn(5, 1)
-		h.spawn(10, 5)
-		s := h.create(10, "external")
-		s.raise(10, 1)
+		h, s := oneWaits(t)
 		s.records <- "first\n"
 		close(h.processes[5].end)
 		synctest.Wait()
@@ -688,11 +695,7 @@ func TestCloseWaits(t *testing.T) {
 // TestReleaseAtTheEnd: a namespace whose last task ends while it is released is there until that is done and counted.
 func TestReleaseAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t)
-		h.spawn(5, 1)
-		h.spawn(10, 5)
-		s := h.create(10, "external")
-		s.raise(10, 1)
+		h, s := oneWaits(t)
 		h.deciding = time.Hour
 		var releases sync.WaitGroup
 		releases.Go(func() { h.write(5, "trusted pid=10 tnum=1", 0) })
@@ -715,11 +718,7 @@ func TestReleaseAtTheEnd(t *testing.T) {
 // tasks have exited.
 func TestExportFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHost(t)
-		h.spawn(5, 1)
-		h.spawn(10, 5)
-		s := h.create(10, "external")
-		s.raise(10, 1)
+		h, s := oneWaits(t)
 		s.fails <- errors.New("no gate")
 		synctest.Wait()
 		s.want("10.1 closed")

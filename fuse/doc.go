@@ -25,10 +25,11 @@
 //
 // # A process that is killed
 //
-// Who waits for an answer is let go when the connection ends, and that ends with the last descriptor of the
-// device. A process that is killed closes its descriptors when the last thread that shares them is gone. One of them may be in an uninterruptible
-// wait: for the answer of this very file system, which it would then wait for for ever, for that of another
-// one, for a disk. So the device is open in a table of descriptors that the thread which serves has for itself
-// (unshare(2), CLONE_FILES). That thread waits for requests only, and ends at once. The table is a copy of
-// what was open when the thread began; the other descriptors in it mean nothing.
+// Who waits for an answer is let go when the connection ends, and that ends with the last
+// descriptor of the device. A process that is killed closes its descriptors when the last thread
+// that shares them is gone. One of them may be in an uninterruptible wait: for a disk, for the
+// answer of another file system, or for that of this very one, which would never come. So
+// the device is open in a table of descriptors that the thread which serves has for itself
+// (unshare(2), CLONE_FILES). That thread waits for requests only, and ends at once. The table is a
+// copy of what was open when the thread began; the other descriptors in it mean nothing.
 package fuse

@@ -128,14 +128,14 @@ func (s *Server) loop() error {
 	if err := unix.SetNonblock(s.device, true); err != nil {
 		return fmt.Errorf("read FUSE requests: %w", err)
 	}
-	buffer := make([]byte, BufferSize)
+	buffer, counter := make([]byte, BufferSize), make([]byte, 8)
+	ready := []unix.PollFd{{Fd: int32(s.device), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
 	for {
-		ready := []unix.PollFd{{Fd: int32(s.device), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
 		if _, err := unix.Poll(ready, -1); err != nil && err != unix.EINTR {
 			return fmt.Errorf("wait for FUSE requests: %w", err)
 		}
 		if ready[1].Revents != 0 {
-			_, _ = unix.Read(s.wake, make([]byte, 8)) // which sets it to 0
+			_, _ = unix.Read(s.wake, counter) // which sets it to 0
 			s.sendPosted()
 		}
 		if ready[0].Revents == 0 {

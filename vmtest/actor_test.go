@@ -920,7 +920,6 @@ var acts = map[string]act{
 	"asks":       actAsks,
 	"flood":      actFlood,
 	"gatekeeper": actGatekeeper,
-	"wait":       actWait,
 	"noisy":      actNoisy,
 	"rewrites":   actRewrites,
 }

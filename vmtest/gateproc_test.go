@@ -222,6 +222,7 @@ func TestGateProcess(t *testing.T) {
 		{"beat late", func(g *keptGate) { atomic.StoreUint64(&g.state.Beat, stopBeat) }, gateproc.ErrLate},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // with testKeeperStopped: each takes gateLate
 			g := testGate(t, gateLate)
 			w := g.wait(t)
 			begin := time.Now()
@@ -411,6 +412,7 @@ func next(t *testing.T, says *bufio.Scanner) string {
 // testKeeperStopped: a keeper that is stopped does not beat. When it goes on it learns
 // what has happened.
 func testKeeperStopped(t *testing.T) {
+	t.Parallel()
 	keeper, says, _, w := gatekeeper(t)
 	check(t, keeper.Process.Signal(syscall.SIGSTOP))
 	begin := time.Now()

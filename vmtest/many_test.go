@@ -111,32 +111,6 @@ func startNest(dir string, i int) (*nest, error) {
 	return n, err
 }
 
-var accounts = regexp.MustCompile(`tsem-bpf: (\d+) events raised: (\d+) delivered, 0 refused`)
-
-// complete reads the records that tsem-bpf wrote to a file each, in the order in which they ended and
-// said their accounts: every event that was raised must be there.
-func complete(t *testing.T, said string, paths ...string) (all []observation) {
-	t.Helper()
-	found := accounts.FindAllStringSubmatch(said, -1)
-	if len(found) != len(paths) {
-		t.Fatalf("%d accounts, want %d: %s", len(found), len(paths), said)
-	}
-	for i, account := range found {
-		if account[1] != account[2] {
-			t.Errorf("the account does not balance: %s", said)
-		}
-		delivered, err := strconv.ParseUint(account[2], 10, 64)
-		check(t, err)
-		text, err := os.ReadFile(paths[i])
-		check(t, err)
-		var o observation
-		o.totals.Balance.Delivered = delivered
-		o.decode(t, string(text))
-		all = append(all, o)
-	}
-	return all
-}
-
 // TestManyRuns: those who start at once, TSEM_RUNS of them with as many inside, install one
 // kernel half; each describes its own command and nothing else, and the last one leaves nothing behind.
 func TestManyRuns(t *testing.T) {

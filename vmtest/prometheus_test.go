@@ -172,17 +172,13 @@ type faulty struct {
 	alarms func(namespace labels) []alarm // that this has to give
 }
 
-// startFaulty starts one whose CMD opens a file with a name of 3 KiB, so that few records fill a
-// magazine, as often as that takes and more, but not before it is told to; then it rests again.
+// startFaulty starts one whose CMD opens a file with a long name as often as it takes to fill a magazine, and
+// more, but not before it is told to; then it rests again.
 func startFaulty(t *testing.T, records string, flags ...string) *faulty {
 	t.Helper()
-	dir := t.TempDir()
-	file := dir + strings.Repeat("/"+strings.Repeat("long", 50), 15)
-	check(t, os.MkdirAll(filepath.Dir(file), 0o700))
-	check(t, os.WriteFile(file, nil, 0o600))
-	script := "i=0; while [ $i -lt 3000 ]; do read x <" + file + "; i=$((i+1)); done 2>/dev/null; read end <&3"
+	script := "i=0; while [ $i -lt 3000 ]; do read x <" + longName(t) + "; i=$((i+1)); done; read end <&3"
 	if records == "" {
-		records = filepath.Join(dir, "events.json")
+		records = filepath.Join(t.TempDir(), "events.json")
 	}
 	return &faulty{ordered: startOrdered(t, script, records, flags...)}
 }

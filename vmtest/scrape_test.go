@@ -58,8 +58,7 @@ func flooded(t *testing.T, opens int, scraped, unread bool) (took time.Duration,
 	f.order(t)
 	err := f.Wait()
 	took = time.Since(start)
-	account := accounts.FindStringSubmatch(f.stderr.String())
-	if err != nil || account == nil || account[1] != account[2] || number(t, account[1], 0) < openers*opens {
+	if account := accounted(t, f.stderr.String(), 1)[0]; err != nil || account.refused != 0 || account.raised < uint64(openers*opens) {
 		t.Errorf("%d opens: %v: %s", openers*opens, err, f.stderr.String())
 	}
 	return took, scrapes

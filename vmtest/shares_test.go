@@ -92,7 +92,8 @@ func consumed(t *testing.T, index uint32) uint64 {
 // TestNoisyEvent: a flood of one event of a hook that cannot sleep, while nobody reads,
 // takes no room from the other hooks. When all is read, nothing is claimed any more.
 func TestNoisyEvent(t *testing.T) {
-	n, o := runUnread(t, "noisy")
+	folder(t, "noisy")
+	n, o := runUnread(t, actorCommand("noisy"))
 	counts := make(map[string]int)
 	for _, r := range o.all {
 		if at(r, "event.type") != "capable" || at(r, "capable.cap") == strconv.Itoa(unix.CAP_SYS_CHROOT) {

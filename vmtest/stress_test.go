@@ -13,7 +13,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,8 +74,6 @@ func TestStress(t *testing.T) {
 	})
 }
 
-var balance = regexp.MustCompile(`tsem-bpf: (\d+) events raised: (\d+) delivered, (\d+) refused`)
-
 // testStress runs a command, which succeeds, and reads its records while it runs: there may be millions.
 func testStress(t *testing.T, words []string) {
 	// What the command itself has to say is no record.
@@ -89,19 +86,12 @@ func testStress(t *testing.T, words []string) {
 	if err := errors.Join(malformed, cmd.Wait()); err != nil {
 		t.Errorf("%v: %s", err, stderr.String())
 	}
-	said := stderr.String()
-	account := balance.FindStringSubmatch(said)
-	if account == nil || strings.Contains(said, "unaccounted") || strings.Contains(said, "missing") {
-		t.Fatalf("no account that balances: %s", said)
-	}
-	raised, delivered, refused := number(t, account[1], 0), number(t, account[2], 0), 0
-	_, err := fmt.Sscan(account[3], &refused)
-	check(t, err)
+	account := accounted(t, stderr.String(), 1)[0]
 	slices.Sort(numbers)
-	if raised != delivered+refused || len(numbers) != delivered || numbers[0] != 1 || numbers[delivered-1] != uint64(delivered) || len(slices.Compact(numbers)) != delivered {
-		t.Errorf("the numbers of %d records are not each from 1 to %d once: %s", len(numbers), delivered, said)
+	if count := account.delivered; uint64(len(numbers)) != count || numbers[0] != 1 || numbers[count-1] != count || uint64(len(slices.Compact(numbers))) != count {
+		t.Errorf("the numbers of %d records are not each from 1 to %d once: %s", len(numbers), count, account.line)
 	}
-	t.Logf("%v: %s", time.Since(start), account[0])
+	t.Logf("%v: %s", time.Since(start), account.line)
 }
 
 // recordNumbers reads records to the end and returns their numbers, or which line is none.

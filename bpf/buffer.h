@@ -10,9 +10,12 @@
  * Where records are built. Not per CPU and not per task: a program claims a
  * free one for the time it describes, so that a task that is preempted and an
  * interrupt on top of it each have their own, and a task that does nothing
- * costs nothing. The loader sets the number to BUFFERS_PER_CPU times the CPUs.
+ * costs nothing. The loader sets the number to BUFFERS_PER_CPU times the CPUs, but
+ * to no less than BUFFERS_MIN: with few CPUs it is soon that as many tasks were
+ * preempted while they described (with 2 CPUs and 100 namespaces, 8 were too few).
  */
 #define BUFFERS_PER_CPU 4
+#define BUFFERS_MIN 32
 
 /* FILE, DENTRY and the largest texts of one hook (sb_mount: three) fit. */
 #define CELLS_ROOM 16384
@@ -85,11 +88,8 @@ struct {
 	__type(value, struct buffer);
 } buffers SEC(".maps");
 
-/* Set by the loader: BUFFERS_PER_CPU for each CPU. */
-const volatile __u32 buffers_count = BUFFERS_PER_CPU;
-
-/* How many tries for a free buffer: all of this CPU's, then some neighbours'. */
-#define BUFFER_TRIES (2 * BUFFERS_PER_CPU)
+/* Set by the loader, which finds here what it is at least. */
+const volatile __u32 buffers_count = BUFFERS_MIN;
 
 /* The index of a buffer that is ours now, or NO_BUFFER. */
 #define NO_BUFFER ((__u32)-1)
@@ -112,7 +112,8 @@ SHARED __u32 buffer_claim(void)
 {
 	__u32 claimed = NO_BUFFER;
 
-	bpf_loop(BUFFER_TRIES, claim_step, &claimed, 0);
+	/* This CPU's first, then its neighbours': as many as there are with few CPUs. */
+	bpf_loop(BUFFERS_MIN, claim_step, &claimed, 0);
 	return claimed;
 }
 

@@ -185,8 +185,11 @@ func configure(spec *ebpf.CollectionSpec, sleepable []bool, tier Tier) error {
 	if err != nil {
 		return err
 	}
-	perCPU := spec.Maps["buffers"].MaxEntries
-	buffers := perCPU * uint32(cpus)
+	var buffers uint32 // at least
+	if err := spec.Variables["buffers_count"].Get(&buffers); err != nil {
+		return fmt.Errorf("variable buffers_count: %w", err)
+	}
+	buffers = max(buffers, spec.Maps["buffers"].MaxEntries*uint32(cpus)) // of each CPU
 	spec.Maps["buffers"].MaxEntries = buffers
 	tasks, err := tasksMax()
 	if err != nil {

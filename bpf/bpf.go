@@ -86,6 +86,7 @@ const (
 	NamespaceEnforcing     = uint32(tsemTsemNamespaceFlagsTSEM_NS_ENFORCING)
 	NamespaceOrphaned      = uint32(tsemTsemNamespaceFlagsTSEM_NS_ORPHANED)
 	NamespaceSealed        = uint32(tsemTsemNamespaceFlagsTSEM_NS_SEALED)
+	NamespaceOrchestrated  = uint32(tsemTsemNamespaceFlagsTSEM_NS_ORCHESTRATED)
 	NamespaceDigestsSHA256 = uint32(tsemTsemNamespaceFlagsTSEM_NS_SHA256)
 )
 

@@ -28,6 +28,7 @@ enum tsem_namespace_flags {
 	TSEM_NS_ENFORCING = 16,		/* what nobody can judge does not happen, where DENY is the action */
 	TSEM_NS_ORPHANED = 32,		/* enforcing, and its keeper is gone: nobody can judge any more */
 	TSEM_NS_SEALED = 64,		/* `deny` does not change any more; nothing to the kernel half */
+	TSEM_NS_ORCHESTRATED = 128,	/* made through the control plane; nothing to the kernel half */
 };
 
 enum tsem_verdict {
@@ -65,8 +66,8 @@ struct tsem_share {
 /*
  * Value of map `namespaces`. The daemon writes the first part once, before any
  * task is in the namespace. Later the keeper, TSEM_NS_CLOSED and TSEM_NS_ORPHANED change, by the
- * daemon or by the kernel half, and, by any process of root until TSEM_NS_SEALED is there, `deny` and
- * TSEM_NS_ENFORCING. The kernel half counts in the second part. When nothing is under way:
+ * daemon or by the kernel half, the orchestrator by the daemon, and, by any process of root until TSEM_NS_SEALED is
+ * there, `deny` and TSEM_NS_ENFORCING. The kernel half counts in the second part. When nothing is under way:
  * raised == delivered + the sum of refused.
  */
 struct tsem_namespace {
@@ -78,13 +79,15 @@ struct tsem_namespace {
 	__u32 keeper;		/* thread group id; 0: it has exited, and the namespace is closed or an orphan */
 	__u32 digest;		/* bytes of each of its digests, TASK_IDs included: tells the function */
 	__u32 awake;		/* 1: the keeper looks for records all the time; a task that looked in vain sets 0 */
-	__u32 pad;
+	__u32 orchestrator;	/* thread group id; 0: it has none, or TSEM_NS_ORCHESTRATED is not there */
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 deadline;		/* ns that one waits for a verdict, where no gate does that */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
 	__u64 events[2];	/* a bit for each hook: its events are raised */
 	__u64 deny[2];		/* the same: the action of its event is DENY, else LOG */
 	__u64 passing;		/* a bit for each verdict: 1 << verdict, if DENY lets such an event happen */
+	__u8 task_key[64];	/* for the next daemon: by which it knows the key of the orchestrator (control.Pairing) */
+	__u8 tma_key[64];	/* zeros behind both, and zeros alone: made without a key */
 
 	__u64 raised;		/* events */
 	__u64 delivered;	/* of these in the magazine; also the last number given */

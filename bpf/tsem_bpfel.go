@@ -151,13 +151,15 @@ type tsemTsemNamespace struct {
 	Keeper          uint32
 	Digest          uint32
 	Awake           uint32
-	Pad             uint32
+	Orchestrator    uint32
 	Wait            uint64
 	Deadline        uint64
 	Beat            uint64
 	Events          [2]uint64
 	Deny            [2]uint64
 	Passing         uint64
+	TaskKey         [64]uint8
+	TmaKey          [64]uint8
 	Raised          uint64
 	Delivered       uint64
 	Refused         [4]uint64
@@ -194,6 +196,7 @@ const (
 	tsemTsemNamespaceFlagsTSEM_NS_ENFORCING     tsemTsemNamespaceFlags = 16
 	tsemTsemNamespaceFlagsTSEM_NS_ORPHANED      tsemTsemNamespaceFlags = 32
 	tsemTsemNamespaceFlagsTSEM_NS_SEALED        tsemTsemNamespaceFlags = 64
+	tsemTsemNamespaceFlagsTSEM_NS_ORCHESTRATED  tsemTsemNamespaceFlags = 128
 )
 
 type tsemTsemRecord struct {

@@ -23,7 +23,7 @@ import (
 // into that: an external namespace of sha512 is made without one, and released by tnum.
 const MaxCommand = 127
 
-// Command is what one write asks for: a Create, a Release, an Enforce, a Seal or a Load.
+// Command is what one write asks for: a Create, a Release, an Enforce, a Seal, a Takeover or a Load.
 type Command interface{ command() }
 
 // Kind is the kind of a namespace that is to be made.
@@ -65,6 +65,13 @@ type Enforce struct{}
 // Seal ends the changes to the namespace's model, for ever (4.6).
 type Seal struct{}
 
+// Takeover makes the process that writes the orchestrator of a namespace whose own has ended. TSEM
+// has no such command: there nobody notices (4.8).
+type Takeover struct {
+	Namespace uint64 // never 0
+	Key       []byte // which the namespace was made with; nil: not given
+}
+
 // Part is a part of an internal model.
 type Part uint8
 
@@ -82,11 +89,12 @@ type Load struct {
 	Value []byte
 }
 
-func (Create) command()  {}
-func (Release) command() {}
-func (Enforce) command() {}
-func (Seal) command()    {}
-func (Load) command()    {}
+func (Create) command()   {}
+func (Release) command()  {}
+func (Enforce) command()  {}
+func (Seal) command()     {}
+func (Takeover) command() {}
+func (Load) command()     {}
 
 // Parse parses the bytes of one write, whatever the offset was: orchestrators write on one
 // descriptor that they never rewind (0.1). What follows the first line feed is ignored. All
@@ -115,6 +123,8 @@ func Parse(write []byte) (Command, error) {
 	case "seal":
 		_, err := parseArguments(line)
 		return Seal{}, err
+	case "takeover":
+		return parseTakeover(line)
 	case "state":
 		return parseLoad(State, line)
 	case "pseudonym":
@@ -122,7 +132,7 @@ func Parse(write []byte) (Command, error) {
 	case "base":
 		return parseLoad(Base, line)
 	}
-	return nil, refuse("command %.40q; one of internal, external, export, enforce, seal, trusted, untrusted, state, pseudonym, base", verb)
+	return nil, refuse("command %.40q; one of internal, external, export, enforce, seal, takeover, trusted, untrusted, state, pseudonym, base", verb)
 }
 
 // refuse makes an error of a sentence that names what was written and the rule.
@@ -206,6 +216,24 @@ func ParseRelease(line []byte) (Release, error) {
 	return r, nil
 }
 
+func parseTakeover(line []byte) (Takeover, error) {
+	given, err := parseArguments(line, id, key)
+	if err != nil {
+		return Takeover{}, err
+	}
+	var t Takeover
+	if t.Namespace, err = given.number(id, 64); err != nil {
+		return Takeover{}, err
+	}
+	if t.Namespace == 0 {
+		return Takeover{}, refuse("takeover without id=; it says which namespace")
+	}
+	if t.Key, err = given.bytes(key); err != nil {
+		return Takeover{}, err
+	}
+	return t, nil
+}
+
 func parseLoad(part Part, line []byte) (Load, error) {
 	given, err := parseArguments(line, value)
 	if err != nil {
@@ -234,11 +262,12 @@ const (
 	tnum
 	number
 	value
+	id
 )
 
 var argumentNames = [...]string{
 	nsref: "nsref", model: "model", digest: "digest", cache: "cache", key: "key",
-	pid: "pid", tnum: "tnum", number: "number", value: "value",
+	pid: "pid", tnum: "tnum", number: "number", value: "value", id: "id",
 }
 
 // arguments are the values of all arguments. One that was not given is nil; one that was

@@ -39,6 +39,10 @@ func TestParse(t *testing.T) {
 		"pseudonym value=" + strings.ToUpper(digits(32)) + "\n":                  Load{Pseudonym, count(0, 32)},
 		"base value=00\n":                                                        Load{Base, []byte{0}},
 
+		// What tsem-bpf has beside these.
+		"takeover id=3\n":                           Takeover{3, nil},
+		"takeover id=18446744073709551615\n":        Takeover{1<<64 - 1, nil},
+		"takeover key=" + digits(48) + " id=0x1f\n": Takeover{31, count(0, 48)},
 		// What else the grammar allows.
 		"external\n":         Create{External, false, crypto.SHA256, 0, nil},
 		"internal\n":         Create{Internal, false, crypto.SHA256, 0, nil},
@@ -123,6 +127,14 @@ func TestParseRefuses(t *testing.T) {
 		"trusted pid=1 tnum=1 value=00\n":           `argument "value"=; trusted has no such`,
 		"trusted pid=1 key=" + secret + "\n":        "key= with a value of 7 characters",
 		"trusted pid=1\r tnum=1\n":                  `pid="1\r"`,
+		"takeover\n":                                "takeover without id=",
+		"takeover key=00\n":                         "takeover without id=",
+		"takeover id=0\n":                           `id="0"; a number above 0 of at most 64 bits`,
+		"takeover id=\n":                            `id=""`,
+		"takeover id=3 key=" + secret + "\n":        "key= with a value of 7 characters",
+		"takeover id=3 tnum=1\n":                    `argument "tnum"=; takeover has no such`,
+		"takeover 3\n":                              "argument of 1 bytes",
+		"trusted pid=1 id=3\n":                      `argument "id"=; trusted has no such`,
 		"state\n":                                   "state without value=",
 		"base value=\n":                             "value= with a value of 0 characters",
 		"pseudonym value=0\n":                       "value= with a value of 1 characters",
@@ -169,6 +181,9 @@ func text(c Command) string {
 		add(true, "%s", "enforce")
 	case Seal:
 		add(true, "%s", "seal")
+	case Takeover:
+		add(true, "takeover id=%d", c.Namespace)
+		add(c.Key != nil, "key=%x", c.Key)
 	case Load:
 		add(true, "%s", map[Part]string{State: "state", Pseudonym: "pseudonym", Base: "base"}[c.Part])
 		add(true, "value=%x", c.Value)
@@ -182,6 +197,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		"external nsref=current model=M digest=sha384 cache=0x20\n", "export\n", "internal cache=010\n", longest,
 		"trusted pid=1 tnum=2 number=3\n", "untrusted pid=0x1 key=00ff\n", "seal\nenforce", "enforce\n", "base value=FF\n", "x\n",
+		"takeover id=3 key=" + digits(32) + "\n", "takeover id=017\n",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 // Pairing ties an external namespace to its orchestrator: it says whether a release is one
-// that the orchestrator may make (4.4). A namespace that was made with a key takes releases
-// with that key, one that was made without takes those by tnum. A Pairing never changes, and
+// that the orchestrator may make (4.4), and whether a process may become the orchestrator. A namespace that was made with a key
+// takes releases with that key, one that was made without takes those by tnum. A Pairing never changes, and
 // may be used from any goroutine.
 //
 // The keys have the size of the namespace's digest and are hashed by it, when the namespace is
@@ -21,6 +21,7 @@ type Pairing struct {
 	hash      crypto.Hash
 	workload  []byte // what the tasks of the namespace have: task_key
 	expected  []byte // what it makes with the key of the orchestrator: tma_key
+	successor bool   // the orchestrator has taken the namespace over
 }
 
 // Pair makes the Pairing of an external namespace that c asked for. Its half of the secret is
@@ -38,6 +39,27 @@ func Pair(namespace uint64, c Create) *Pairing {
 	return p
 }
 
+// Restore makes the Pairing again of which these are the Keys.
+func Restore(namespace uint64, hash crypto.Hash, taskKey, tmaKey []byte) *Pairing {
+	return &Pairing{namespace: namespace, hash: hash, workload: taskKey, expected: tmaKey}
+}
+
+// Keys returns what has to be kept for Restore; nil where the namespace was made without a key. Who
+// has both cannot release anything, but can try keys out.
+func (p *Pairing) Keys() (taskKey, tmaKey []byte) { return p.workload, p.expected }
+
+// TakeOver returns the Pairing of a process that becomes the orchestrator of the namespace. It has shown the key
+// then. It releases by tnum and number, because the records that it gets may be of events that were decided before its time,
+// and its reply about one of these shall not be taken for one about the next event of the task. All errors wrap EINVAL.
+func (p *Pairing) TakeOver(t Takeover) (*Pairing, error) {
+	if err := p.checkKey("takeover", t.Key); err != nil {
+		return nil, err
+	}
+	successor := *p
+	successor.successor = true
+	return &successor, nil
+}
+
 // derive returns H(task_key || key).
 func (p *Pairing) derive(key []byte) []byte {
 	h := p.hash.New()
@@ -53,18 +75,29 @@ func (p *Pairing) Check(r Release, namespace uint64) error {
 	switch {
 	case namespace != p.namespace:
 		return refuse("task %d is in namespace %d; the orchestrator of namespace %d releases no others", r.PID, namespace, p.namespace)
+	case p.successor && (r.TNum == 0 || r.Number == 0):
+		return refuse("%v without tnum= and number=; who has taken namespace %d over gives both", r.Verdict, p.namespace)
+	case p.successor && r.Key == nil:
+		return nil
 	case p.expected == nil && r.TNum == 0:
 		return refuse("%v without tnum=; namespace %d was made without a key", r.Verdict, p.namespace)
-	case p.expected == nil && r.Key != nil:
-		return refuse("%v with key=; namespace %d was made without one", r.Verdict, p.namespace)
+	}
+	return p.checkKey(r.Verdict.String(), r.Key)
+}
+
+// checkKey says what is wrong with the key of a command.
+func (p *Pairing) checkKey(command string, key []byte) error {
+	switch {
+	case p.expected == nil && key != nil:
+		return refuse("%s with key=; namespace %d was made without one", command, p.namespace)
 	case p.expected == nil:
 		return nil
-	case r.Key == nil:
-		return refuse("%v without key=; namespace %d was made with one", r.Verdict, p.namespace)
-	case len(r.Key) != p.hash.Size():
-		return refuse("key of %d digits; that of namespace %d has %d", 2*len(r.Key), p.namespace, 2*p.hash.Size())
-	case subtle.ConstantTimeCompare(p.derive(r.Key), p.expected) == 0:
-		return refuse("key of task %d; it is not that of namespace %d", r.PID, p.namespace)
+	case key == nil:
+		return refuse("%s without key=; namespace %d was made with one", command, p.namespace)
+	case len(key) != p.hash.Size():
+		return refuse("%s with a key of %d digits; that of namespace %d has %d", command, 2*len(key), p.namespace, 2*p.hash.Size())
+	case subtle.ConstantTimeCompare(p.derive(key), p.expected) == 0:
+		return refuse("%s with a key that is not that of namespace %d", command, p.namespace)
 	}
 	return nil
 }

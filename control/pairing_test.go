@@ -40,6 +40,8 @@ func TestPairing(t *testing.T) {
 		wrong[hash.Size()-1]++
 		withKey := Pair(7, Create{Kind: External, Digest: hash, Key: right})
 		without := Pair(7, Create{Kind: External, Digest: hash})
+		heir := succeed(t, withKey, right)
+		heirWithout := succeed(t, without, nil)
 		for name, c := range map[string]struct {
 			pairing   *Pairing
 			release   Release
@@ -62,6 +64,15 @@ func TestPairing(t *testing.T) {
 			"tnum of a task of another":      {without, Release{TNum: 3}, 8, "task 5 is in namespace 8"},
 			"tnum of a task of no namespace": {without, Release{TNum: 3}, 0, "task 5 is in namespace 0"},
 			"the key of another namespace":   {Pair(7, Create{Kind: External, Digest: hash, Key: wrong}), Release{Key: right}, 7, "not that of"},
+			"a successor":                    {heir, Release{TNum: 3, Number: 2}, 7, ""},
+			"a successor with the key":       {heir, Release{TNum: 3, Number: 2, Key: right}, 7, ""},
+			"a successor with another key":   {heir, Release{TNum: 3, Number: 2, Key: wrong}, 7, "not that of namespace 7"},
+			"a successor without number":     {heir, Release{TNum: 3, Key: right}, 7, "without tnum= and number="},
+			"a successor without tnum":       {heir, Release{Number: 2, Key: right}, 7, "without tnum= and number="},
+			"a successor elsewhere":          {heir, Release{TNum: 3, Number: 2}, 8, "task 5 is in namespace 8"},
+			"a successor without key":        {heirWithout, Release{TNum: 3, Number: 2}, 7, ""},
+			"a successor with one too many":  {heirWithout, Release{TNum: 3, Number: 2, Key: right}, 7, "with key="},
+			"one without key and number":     {heirWithout, Release{TNum: 3}, 7, "without tnum= and number="},
 		} {
 			c.release.Verdict, c.release.PID = verdict.Trusted, 5
 			err := c.pairing.Check(c.release, c.namespace)
@@ -81,5 +92,47 @@ func TestPairRandom(t *testing.T) {
 	first, second := Pair(1, c), Pair(1, c)
 	if bytes.Equal(first.workload, second.workload) || bytes.Equal(first.workload, make([]byte, 32)) {
 		t.Errorf("%x, then %x", first.workload, second.workload)
+	}
+}
+
+// succeed lets another orchestrator take over.
+func succeed(t *testing.T, p *Pairing, key []byte) *Pairing {
+	t.Helper()
+	successor, err := p.TakeOver(Takeover{7, key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return successor
+}
+
+// TestTakeOver: the key alone opens a namespace to a successor, and to the next one, also when it was put away meanwhile.
+func TestTakeOver(t *testing.T) {
+	for _, hash := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		right := count(0x20, hash.Size())
+		wrong := bytes.Clone(right)
+		wrong[0]++
+		withKey := Pair(7, Create{Kind: External, Digest: hash, Key: right})
+		without := Pair(7, Create{Kind: External, Digest: hash})
+		again := func(p *Pairing) *Pairing {
+			task, tma := p.Keys()
+			return Restore(7, hash, task, tma)
+		}
+		for _, p := range []*Pairing{withKey, again(withKey), succeed(t, withKey, right), again(succeed(t, withKey, right))} {
+			for want, key := range map[string][]byte{
+				"takeover without key=":   nil,
+				"that of namespace 7 has": right[1:],
+				"not that of namespace 7": wrong,
+			} {
+				if got, err := p.TakeOver(Takeover{7, key}); got != nil || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%v: %v, want one with %q", hash, err, want)
+				}
+			}
+			succeed(t, p, right)
+		}
+		for _, p := range []*Pairing{without, again(without), succeed(t, without, nil)} {
+			if _, err := p.TakeOver(Takeover{7, right}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "takeover with key=; namespace 7 was made without one") {
+				t.Errorf("%v: %v", hash, err)
+			}
+		}
 	}
 }

@@ -207,6 +207,17 @@ func TestStatusOf(t *testing.T) {
 	if got := StatusOf(&copied); got != want {
 		t.Errorf("the status is %+v, not %+v", got, want)
 	}
+	for want, ns := range map[string]bpf.Namespace{
+		"external":                            {Flags: bpf.NamespaceExternal | bpf.NamespaceOrchestrated, Keeper: 10, Orchestrator: 5},
+		"external, waits for an orchestrator": {Flags: bpf.NamespaceExternal | bpf.NamespaceOrchestrated, Keeper: 10},
+		"export":                              {Flags: bpf.NamespaceOrchestrated, Keeper: 10},
+		"external, orphaned":                  {Flags: bpf.NamespaceExternal | bpf.NamespaceOrchestrated | bpf.NamespaceOrphaned},
+		"external, closed":                    {Flags: bpf.NamespaceExternal | bpf.NamespaceOrchestrated | bpf.NamespaceClosed, Keeper: 10},
+	} {
+		if got := StatusOf(&ns); got.Kind() != want {
+			t.Errorf("the kind of %+v is %q, want %q", got, got.Kind(), want)
+		}
+	}
 	closed := bpf.Namespace{Flags: bpf.NamespaceClosed | bpf.NamespaceEnforcing}
 	if got := StatusOf(&closed); !got.Closed || !got.Enforcing || got.External || got.Orphaned {
 		t.Errorf("the status is %+v", got)

@@ -264,7 +264,7 @@ func afterKeeper(do func() error) (err error) {
 	}
 }
 
-// EndNamespace ends a namespace that holds tasks back though its keeper is gone: they run on,
+// EndNamespace ends a namespace that holds tasks back though its keeper is gone, or its orchestrator: they run on,
 // no longer modeled. The error is fs.ErrNotExist if there is no kernel half, ErrNoNamespace, or
 // ErrKept with the process id of the keeper.
 func EndNamespace(id uint64) error {
@@ -297,16 +297,21 @@ func endNamespace(p *pins, id uint64) error {
 	return errors.Join(err, e.removeIfLast())
 }
 
-// endUnkept ends the namespace with an id, unless somebody keeps it. With the lock held.
+// endUnkept ends the namespace with an id, unless somebody keeps it who can judge there. With the lock held.
 func (e *Engine) endUnkept(id uint64) error {
 	index, ns, err := e.find(id)
 	if err != nil {
 		return err
 	}
-	if e.isKept(ns) {
-		return fmt.Errorf("%w: process %d", ErrKept, ns.Keeper)
+	if !e.isKept(ns) {
+		return e.end(index)
 	}
-	return e.end(index)
+	state := copyOf(ns)
+	if status := StatusOf(&state); !status.Unclaimed() {
+		return fmt.Errorf("%w: process %d", ErrKept, status.Keeper)
+	}
+	atomic.OrUint32(&ns.Flags, bpf.NamespaceClosed) // its keeper sees that, and gives it back
+	return nil
 }
 
 // find returns the namespace with an id. The error is ErrNoNamespace.

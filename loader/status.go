@@ -44,6 +44,10 @@ type NamespaceStatus struct {
 	Orphaned  bool   `json:"orphaned"`  // enforcing, its keeper is gone
 	Sealed    bool   `json:"sealed"`    // what is refused does not change any more
 	Closed    bool   `json:"closed"`
+
+	Orchestrated bool   `json:"orchestrated"` // made through the control plane
+	Orchestrator uint32 `json:"orchestrator"` // process id; 0: it has none, or none any more
+
 	Tasks     uint64 `json:"tasks"`
 	Raised    uint64 `json:"raised"`
 	Delivered uint64 `json:"delivered"`
@@ -144,6 +148,7 @@ func StatusOf(ns *bpf.Namespace) NamespaceStatus {
 		ID: ns.Id, Keeper: ns.Keeper,
 		External: ns.Flags&bpf.NamespaceExternal != 0, Enforcing: ns.Flags&bpf.NamespaceEnforcing != 0,
 		Orphaned: ns.Flags&bpf.NamespaceOrphaned != 0, Sealed: ns.Flags&bpf.NamespaceSealed != 0, Closed: ns.Flags&bpf.NamespaceClosed != 0,
+		Orchestrated: ns.Flags&bpf.NamespaceOrchestrated != 0, Orchestrator: ns.Orchestrator,
 		Tasks: ns.Tasks, Raised: ns.Raised, Delivered: ns.Delivered,
 	}
 	for _, count := range ns.Refused {
@@ -152,7 +157,12 @@ func StatusOf(ns *bpf.Namespace) NamespaceStatus {
 	return s
 }
 
-// Kind says in words what a namespace is: export or external, and whether it is orphaned or closed.
+// Unclaimed says whether a process keeps the namespace for an orchestrator that has ended: another one may take its place.
+func (s *NamespaceStatus) Unclaimed() bool {
+	return s.External && s.Orchestrated && s.Orchestrator == 0 && s.Keeper != 0 && !s.Closed
+}
+
+// Kind says in words what a namespace is: export or external, and whether it is orphaned, closed, or waits for an orchestrator.
 func (s *NamespaceStatus) Kind() string {
 	kind := "export"
 	if s.External {
@@ -160,6 +170,9 @@ func (s *NamespaceStatus) Kind() string {
 	}
 	if s.Orphaned {
 		kind += ", orphaned"
+	}
+	if s.Unclaimed() {
+		kind += ", waits for an orchestrator"
 	}
 	if s.Closed {
 		kind += ", closed"

@@ -232,9 +232,10 @@ func TestEveryCounter(t *testing.T) {
 	without := map[string]string{
 		"Flags": setting, "Digest": setting, "Wait": setting, "Deadline": setting, "Events[0]": setting, "Events[1]": setting,
 		"Deny[0]": setting, "Deny[1]": setting, "Passing": setting,
-		"Beat":        "shown as an age",
-		"Awake":       "changes many times between two scrapes",
-		"Pad":         "nothing",
+		"Beat":         "shown as an age",
+		"Awake":        "changes many times between two scrapes",
+		"Orchestrator": "a process id",
+		"TaskKey":      setting, "TmaKey": setting,
 		"Claimed":     "the end of the ring: what is unread stands in the shares",
 		"Shares":      "shown as what is unread",
 		"Verdicts[0]": "none is no verdict",

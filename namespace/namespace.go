@@ -57,7 +57,10 @@ type Config struct {
 	FailOpen bool         // DENY: what nobody could judge happens, what is untrusted does not
 
 	// Where something is denied, and not FailOpen, the namespace outlives a process that dies
-	// without Shut: nothing that is denied happens there until TakeOver or loader.EndNamespace.
+	// without Shut: nothing that is denied happens there until TakeOver or loader.EndNamespace. If it
+	// is Orchestrated it outlives a Shut as well, as long as it has tasks: its orchestrator, which alone says what may
+	// happen, is another process, and may have another keeper soon.
+	Orchestrated bool
 }
 
 const (
@@ -247,7 +250,7 @@ func (n *Namespace) make() error {
 	if n.index, err = n.engine.Occupy(); err != nil {
 		return err
 	}
-	n.state, n.release = n.engine.Namespace(n.index), func() error { return n.engine.Vacate(n.index) }
+	n.state, n.release = n.engine.Namespace(n.index), n.giveBack
 	for name, inner := range map[string]*ebpf.Map{"magazines": magazine, "creations": creations} {
 		if err := n.engine.Map(name).Put(n.index, inner); err != nil {
 			return fmt.Errorf("map %s: %w", name, err)

@@ -30,6 +30,7 @@ func ConfigOf(state *bpf.Namespace) Config {
 		Events:       hooksOf(state.Events),
 		Deadline:     time.Duration(state.Deadline),
 		FailOpen:     state.Passing&(1<<verdict.Late) != 0,
+		Orchestrated: state.Flags&bpf.NamespaceOrchestrated != 0,
 	}
 	var deny [2]uint64
 	for i := range deny {
@@ -58,6 +59,9 @@ func (c *Config) flags() (flags uint32) {
 	}
 	if c.Digest == crypto.SHA256 {
 		flags |= bpf.NamespaceDigestsSHA256
+	}
+	if c.Orchestrated {
+		flags |= bpf.NamespaceOrchestrated
 	}
 	if c.Judge != nil {
 		flags |= bpf.NamespaceExternal

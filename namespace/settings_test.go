@@ -19,7 +19,7 @@ func TestConfigOf(t *testing.T) {
 	for _, want := range []Config{
 		{Digest: crypto.SHA256, Cache: 1, Wait: time.Second, Deadline: time.Minute, Events: event.Hooks(), Enforce: true},
 		{Digest: crypto.SHA384, NSRefCurrent: true, Cache: MaxCache, Wait: 1, Deadline: 1, Events: some, Deny: some[1:], FailOpen: true},
-		{Digest: crypto.SHA512, Cache: 32, Wait: MaxWait, Deadline: MaxDeadline, Events: event.Hooks()},
+		{Digest: crypto.SHA512, Cache: 32, Wait: MaxWait, Deadline: MaxDeadline, Events: event.Hooks(), Orchestrated: true},
 	} {
 		state := &bpf.Namespace{
 			Digest: uint32(want.Digest.Size()), Share: uint32(want.Cache << 10), Wait: uint64(want.Wait), Deadline: uint64(want.Deadline),
@@ -27,6 +27,9 @@ func TestConfigOf(t *testing.T) {
 		}
 		if want.NSRefCurrent {
 			state.Flags = bpf.NamespaceNSRefCurrent
+		}
+		if want.Orchestrated {
+			state.Flags |= bpf.NamespaceOrchestrated
 		}
 		if got := ConfigOf(state); !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, want %+v", got, want)

@@ -3,6 +3,7 @@
 package namespace
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -17,7 +18,8 @@ import (
 
 // TakeOver makes this process the keeper of an enforcing namespace whose keeper was killed:
 // tasks, trust, counters and the records that nobody has read are those that it has. What it
-// raises, what it refuses, its digests and its magazine stay as its first keeper chose them. It goes on
+// raises, what it refuses, its digests and its magazine stay as its first keeper chose them: of the Config
+// only what ConfigOf leaves out, and the Deadline, is that of the successor. It goes on
 // to refuse what has to be judged until Resume, which is to be called when the judge works.
 //
 // Such a namespace ends when it has no tasks any more. Shut, and so Close, leaves one with
@@ -25,7 +27,8 @@ import (
 //
 // The error is one of loader.Engine.TakeOver, of CheckDeadline, ErrNoSleep or
 // fuse.ErrFUSE, or one of the kernel; the namespace then is as it was.
-func TakeOver(engine *loader.Engine, id uint64, judge Judge, deadline time.Duration) (*Namespace, error) {
+func TakeOver(engine *loader.Engine, id uint64, successor Config) (*Namespace, error) {
+	deadline := cmp.Or(successor.Deadline, DefaultDeadline)
 	if err := CheckDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("deadline %v: %w", deadline, err)
 	}
@@ -35,10 +38,11 @@ func TakeOver(engine *loader.Engine, id uint64, judge Judge, deadline time.Durat
 	}
 	state := engine.Namespace(index)
 	config := ConfigOf(state)
-	config.Judge, config.Deadline = judge, deadline
+	config.Judge, config.Deadline = successor.Judge, deadline
+	config.NoLook, config.MaxLine = successor.NoLook, successor.MaxLine
 	n := bareNamespace(engine, config)
 	n.id, n.index, n.state, n.inherited = id, index, state, true
-	n.release = n.leaveBehind
+	n.release = n.giveBack
 	if err := n.inherit(); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over: %w", err), n.Close())
 	}
@@ -110,16 +114,20 @@ func (n *Namespace) Resume() {
 	}
 }
 
-// endFlag returns what the flags of a namespace get that is shut.
+// endFlag returns what the flags of a namespace get that is shut: one that enforces is left to a
+// successor with its tasks, if it was taken over, or has an orchestrator (Config.Orchestrated).
 func (n *Namespace) endFlag() uint32 {
-	if n.inherited && atomic.LoadUint64(&n.state.Tasks) > 0 {
+	flags := atomic.LoadUint32(&n.state.Flags)
+	const enforcing = bpf.NamespaceEnforcing | bpf.NamespaceOrchestrated
+	outlives := n.inherited || flags&enforcing == enforcing
+	if outlives && flags&bpf.NamespaceClosed == 0 && atomic.LoadUint64(&n.state.Tasks) > 0 {
 		return bpf.NamespaceOrphaned
 	}
 	return bpf.NamespaceClosed
 }
 
-// leaveBehind gives the index of a namespace back that was taken over, unless it has tasks.
-func (n *Namespace) leaveBehind() error {
+// giveBack gives the index of a namespace back that was shut, unless it is left to a successor.
+func (n *Namespace) giveBack() error {
 	if n.endFlag() == bpf.NamespaceOrphaned {
 		n.engine.Abandon(n.index)
 		return nil

@@ -112,7 +112,7 @@ func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-
 	}
 	if s.engine, err = loader.Open(); err == nil {
 		if external.Takeover != 0 {
-			s.namespace, err = namespace.TakeOver(s.engine, external.Takeover, config.Judge, config.Deadline)
+			s.namespace, err = namespace.TakeOver(s.engine, external.Takeover, config)
 		} else {
 			s.namespace, err = namespace.New(s.engine, config)
 		}

@@ -19,6 +19,9 @@
 // made with, or without one by task number. What it writes besides, and what it reads in id, is about
 // that namespace, and for a thread in the namespace about its own.
 //
+// When it has ended another process takes its place, which is in no namespace, has CAP_MAC_ADMIN and shows the key (takeover).
+// The records that it gets may be of events that were decided before, so it says of each release which event it is about.
+//
 // A release of a task that is gone, or that does not wait any more, has no effect, is counted
 // as late, and succeeds: orchestrators take every failed write for the end (0.1).
 //
@@ -30,8 +33,22 @@
 //
 // # What ends
 //
-// When the orchestrator has ended, nobody can judge: what waits, and whatever comes later, is
+// When the orchestrator has ended, nobody can judge until there is another one: what waits, and whatever comes, is
 // decided Closed, which refuses it in a namespace that enforces and nowhere else. When the last task
 // of a namespace has exited, and its records are read or there is nobody to read them, the
 // namespace is gone.
+//
+// When the daemon ends, by whatever, a namespace that enforces is left with its tasks (namespace.Config), and what has to
+// be judged does not happen there. The next daemon takes it over (Plane.Inherit): then events wait again, for half of a deadline at
+// most, for an orchestrator to take it over. What was decided when the former daemon ended stays decided.
+//
+// A namespace whose tasks wait is one of these:
+//
+//	orchestrated     its orchestrator ends        nobody judges
+//	nobody judges    takeover                     orchestrated
+//	any of these     the daemon ends              left
+//	left             the next daemon begins       inherited: its events wait
+//	inherited        takeover                     orchestrated
+//	inherited        half of a deadline passes    nobody judges
+//	any of these     its last task ends           gone
 package daemon

@@ -33,32 +33,42 @@ const (
 
 // kept is a namespace that an orchestrator has, or will have.
 type kept struct {
-	plane        *Plane
-	id           uint64
-	namespace    Namespace
-	queue        *tsemfs.Queue
-	orchestrator uint32           // process id
-	pairing      *control.Pairing // nil: nobody waits
-	waits        *tma.Waits
+	plane     *Plane
+	id        uint64
+	namespace Namespace
+	queue     *tsemfs.Queue
+	waits     *tma.Waits
+
+	orchestrator uint32           // process id, 0: none; Plane.mu guards it
+	pairing      *control.Pairing // nil: nobody waits; Plane.mu guards it
 
 	full     atomic.Uint64 // how often it was found out that the queue is full
 	exported atomic.Bool   // its magazine is not read any more
+	unread   atomic.Bool   // nobody reads its records
 	rounds   uint64        // as Stuck has seen them; Plane.mu guards it
 
-	ended   <-chan struct{} // the orchestrator has ended
-	process io.Closer       // by which that is known
-	entered chan struct{}   // closed when the first task is there
-	stopped chan struct{}   // closed when the namespace shall end
+	begins  claim         // the orchestrator that it begins with
+	claims  chan claim    // of those who want to be the next one
+	entered chan struct{} // closed when the first task is there
+	stopped chan struct{} // closed when the namespace shall end
 	stop    func()
-	unread  chan struct{} // closed when nobody reads records any more
 	gone    chan struct{} // closed when nothing is left of it
 }
 
-// prepare makes a namespace that is nobody's yet. cache is in events, 0: the default.
-func (p *Plane) prepare(kind control.Kind, cache uint32) (*kept, error) {
+// claim is a process that orchestrates a namespace, or wants to.
+type claim struct {
+	orchestrator uint32           // process id
+	pairing      *control.Pairing // by which it releases tasks
+	ended        <-chan struct{}  // it has ended; nil: there is none
+	process      io.Closer        // by which that is known
+	accepted     chan struct{}    // closed when it is the orchestrator; nil: from the beginning
+}
+
+// newKept returns one without its namespace.
+func (p *Plane) newKept() *kept {
 	k := &kept{
-		plane: p, queue: tsemfs.NewQueue(queueLimit),
-		entered: make(chan struct{}), stopped: make(chan struct{}), unread: make(chan struct{}), gone: make(chan struct{}),
+		plane: p, queue: tsemfs.NewQueue(queueLimit), claims: make(chan claim),
+		entered: make(chan struct{}), stopped: make(chan struct{}), gone: make(chan struct{}),
 	}
 	k.stop = sync.OnceFunc(func() { close(k.stopped) })
 	k.waits = tma.NewWaits(
@@ -68,8 +78,14 @@ func (p *Plane) prepare(kind control.Kind, cache uint32) (*kept, error) {
 		func(slot uint32, ticket, tnum uint64, v verdict.Verdict) (verdict.Outcome, bool, error) {
 			return k.namespace.DecideAsync(slot, ticket, tnum, v)
 		})
+	return k
+}
+
+// prepare makes a namespace that is nobody's yet. cache is in events, 0: the default.
+func (p *Plane) prepare(kind control.Kind, cache uint32) (*kept, error) {
+	k := p.newKept()
 	config := namespace.Config{
-		Deadline: p.deadline, MaxLine: tsemfs.MaxRecord,
+		Deadline: p.deadline, MaxLine: tsemfs.MaxRecord, Orchestrated: true,
 		Cache: min((int(cache)+eventsPerKiB-1)/eventsPerKiB, namespace.MaxCache),
 	}
 	if kind == control.External {
@@ -78,6 +94,26 @@ func (p *Plane) prepare(kind control.Kind, cache uint32) (*kept, error) {
 	var err error
 	k.namespace, err = p.kernel.Prepare(config)
 	return k, err
+}
+
+// inherit takes a namespace over that an earlier Plane has left. Nobody orchestrates it.
+func (p *Plane) inherit(id uint64) (*kept, error) {
+	k := p.newKept()
+	var err error
+	k.namespace, err = p.kernel.TakeOver(id, namespace.Config{Judge: k.waits.Judge, Deadline: p.deadline, MaxLine: tsemfs.MaxRecord})
+	if err != nil {
+		return nil, err
+	}
+	k.id = id
+	taskKey, tmaKey := k.namespace.Keys()
+	k.pairing = control.Restore(id, k.namespace.Config().Digest, taskKey, tmaKey)
+	k.namespace.Orchestrate(0)
+	close(k.entered)
+	p.mu.Lock()
+	p.all[id] = k
+	p.mu.Unlock()
+	p.living.Go(k.live)
+	return k, nil
 }
 
 // begin makes the namespace that a command asks for, without tasks: of the spare one, or else of
@@ -112,16 +148,30 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errnoOf(err), err), process.Close())
 	}
-	k.id, k.orchestrator, k.ended, k.process = k.namespace.ID(), orchestrator, ended, process
+	k.id = k.namespace.ID()
+	k.begins = claim{orchestrator: orchestrator, ended: ended, process: process}
 	if command.Kind == control.External {
-		k.pairing = control.Pair(k.id, command)
+		k.begins.pairing = control.Pair(k.id, command)
+		k.namespace.SetKeys(k.begins.pairing.Keys())
 	}
+	k.orchestrated(k.begins)
 	p.living.Go(k.live)
 	return k, nil
 }
 
+// orchestrated notes whose namespace it is.
+func (k *kept) orchestrated(c claim) {
+	k.plane.mu.Lock()
+	defer k.plane.mu.Unlock()
+	k.orchestrator = c.orchestrator
+	if c.pairing != nil {
+		k.pairing = c.pairing
+	}
+	k.namespace.Orchestrate(c.orchestrator)
+}
+
 // Write takes whole lines of records from Export. While nobody reads and the queue is full, it
-// waits, and with it whoever reads the magazine. When nobody will ever read, they are gone.
+// waits, and with it whoever reads the magazine. When nobody is to read, they are gone.
 func (k *kept) Write(lines []byte) (int, error) {
 	for line := range bytes.Lines(lines) {
 		for {
@@ -132,12 +182,11 @@ func (k *kept) Write(lines []byte) (int, error) {
 			if !errors.Is(err, tsemfs.ErrFull) {
 				return 0, err
 			}
-			select {
-			case <-k.unread:
-				return len(lines), nil
-			case <-time.After(lookEvery):
-				k.full.Add(1)
+			if k.unread.Load() {
+				break
 			}
+			time.Sleep(lookEvery)
+			k.full.Add(1)
 		}
 	}
 	return len(lines), nil
@@ -147,47 +196,79 @@ func (k *kept) Write(lines []byte) (int, error) {
 func (k *kept) live() {
 	exported := make(chan error, 1)
 	go func() { exported <- k.namespace.Export(context.Background(), event.Current, k) }()
-	ended, stopped, entered := k.ended, (<-chan struct{})(k.stopped), (<-chan struct{})(k.entered)
+	now, stopped, entered := k.begins, (<-chan struct{})(k.stopped), (<-chan struct{})(k.entered)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	written, tasks, read := true, false, true // there are records to come, tasks, and somebody who reads
-	giveUp := func() {
-		if read {
-			close(k.unread)
-		}
-		read = false
+	var claims chan claim       // nil while somebody orchestrates it
+	var window <-chan time.Time // for who may orchestrate what an earlier Plane has left
+	if now.ended == nil {
+		k.namespace.Resume()
+		claims, window = k.claims, time.After(k.plane.window())
+	}
+	written, tasks := true, false // there are records to come, and tasks
+	leave := func() {
+		k.unread.Store(true)
 		k.waits.Close()
 	}
-	for written || tasks || read && k.queue.Len() > 0 {
+	for written || tasks || !k.unread.Load() && k.queue.Len() > 0 {
 		select {
 		case <-entered:
 			entered, tasks = nil, true
-		case <-ended:
-			ended = nil
-			giveUp()
+		case <-now.ended:
+			k.orchestrated(claim{})
+			leave()
 			if k.namespace.Tasks() > 0 {
-				k.plane.say("the orchestrator of namespace %d, process %d, has ended: nobody judges its events", k.id, k.orchestrator)
+				k.plane.say("the orchestrator of namespace %d, process %d, has ended: nobody judges its events", k.id, now.orchestrator)
 			}
+			k.forget(&now)
+			if written && stopped != nil {
+				claims = k.claims
+			}
+		case <-window:
+			window = nil
+			leave()
+			k.plane.say("nobody has taken namespace %d over for %v: nobody judges its events", k.id, k.plane.window())
+		case now = <-claims:
+			claims, window = nil, nil
+			k.orchestrated(now)
+			if k.unread.Swap(false) {
+				k.waits.Reopen()
+			}
+			close(now.accepted)
+			k.plane.say("process %d orchestrates namespace %d now", now.orchestrator, k.id)
 		case <-stopped:
-			stopped, entered, tasks = nil, nil, false
-			giveUp()
+			stopped, entered, claims, tasks = nil, nil, nil, false
+			leave()
 			k.namespace.Shut()
 		case err := <-exported:
-			written = false
+			written, claims = false, nil
 			k.exported.Store(true)
-			k.queue.End()
+			if !k.namespace.Totals().Held { // else it goes on, and who polls learns that the connection has ended
+				k.queue.End()
+			}
 			if err != nil {
 				k.waits.Close() // what is to be judged nobody would learn of
 				k.plane.say("namespace %d: %v", k.id, err)
 			}
 		case <-look.C:
-			if tasks && k.namespace.Tasks() == 0 {
+			if tasks && (k.namespace.Tasks() == 0 || k.namespace.Ended()) {
 				tasks = false
 				k.namespace.Shut()
 			}
 		}
 	}
+	k.forget(&now)
 	k.end()
+}
+
+// forget lets go of the process that has orchestrated the namespace.
+func (k *kept) forget(now *claim) {
+	if now.process != nil {
+		if err := now.process.Close(); err != nil {
+			k.plane.say("namespace %d: %v", k.id, err)
+		}
+	}
+	*now = claim{}
 }
 
 // end takes away what is left of the namespace, and says how it was.
@@ -197,9 +278,13 @@ func (k *kept) end() {
 	k.plane.mu.Unlock()
 	k.waits.Close() // a release that is under way needs the namespace, and has to be counted
 	stats, totals := k.waits.Stats(), k.namespace.Totals()
-	k.plane.say("namespace %d has ended: %d events, %d released by its orchestrator, %d not in time, %d releases late",
-		k.id, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late)
-	if err := errors.Join(k.namespace.Close(), k.process.Close()); err != nil {
+	end := "has ended"
+	if totals.Held {
+		end = "is left to the next daemon, its tasks are held back"
+	}
+	k.plane.say("namespace %d %s: %d events, %d released by its orchestrator, %d not in time, %d releases late",
+		k.id, end, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late)
+	if err := k.namespace.Close(); err != nil {
 		k.plane.say("namespace %d: %v", k.id, err)
 	}
 	close(k.gone)

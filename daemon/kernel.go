@@ -28,6 +28,12 @@ type Namespace interface {
 	Enforce() error
 	Seal() error
 	Sealed() bool
+	Config() namespace.Config
+	Orchestrate(pid uint32)
+	SetKeys(taskKey, tmaKey []byte)
+	Keys() (taskKey, tmaKey []byte)
+	Resume()
+	Ended() bool
 	Tasks() uint64
 	Totals() namespace.Totals
 	Rounds() uint64
@@ -41,6 +47,10 @@ type Kernel interface {
 	Caller(tid uint32) (loader.Caller, error)
 	// Prepare makes an empty namespace, as far as that takes long: namespace.Prepare.
 	Prepare(config namespace.Config) (Namespace, error)
+	// Orphans returns the namespaces that an earlier Plane has left with tasks that are held back.
+	Orphans() []uint64
+	// TakeOver takes one of these over: namespace.TakeOver.
+	TakeOver(id uint64, config namespace.Config) (Namespace, error)
 	// Watch returns a channel that is closed when a process has ended, or the Closer was closed.
 	// The error wraps unix.ESRCH if there is no such process.
 	Watch(pid uint32) (<-chan struct{}, io.Closer, error)
@@ -52,6 +62,25 @@ type Engine struct{ *loader.Engine }
 // Prepare implements Kernel.
 func (e Engine) Prepare(config namespace.Config) (Namespace, error) {
 	n, err := namespace.Prepare(e.Engine, config)
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Orphans implements Kernel.
+func (e Engine) Orphans() (orphans []uint64) {
+	for _, state := range e.States() {
+		if status := loader.StatusOf(&state); status.Orchestrated && status.Orphaned && !status.Closed && status.Keeper == 0 && status.Tasks > 0 {
+			orphans = append(orphans, status.ID)
+		}
+	}
+	return orphans
+}
+
+// TakeOver implements Kernel.
+func (e Engine) TakeOver(id uint64, config namespace.Config) (Namespace, error) {
+	n, err := namespace.TakeOver(e.Engine, id, config)
 	if err != nil {
 		return nil, err
 	}

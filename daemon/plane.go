@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,14 +20,16 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/tsemfs"
 )
 
-// Plane is a tsemfs.Plane. Make it with New; Close ends all namespaces.
+// Plane is a tsemfs.Plane. Make it with New; Close ends or leaves all namespaces.
 type Plane struct {
 	kernel    Kernel
 	deadline  time.Duration
 	log       io.Writer
 	aggregate []byte
 
-	making  sync.WaitGroup // of Create, which Close waits for
+	inheriting sync.Mutex
+
+	making  sync.WaitGroup // of Create and Takeover, which Close waits for
 	living  sync.WaitGroup // of kept.live, the same: a namespace that is about to end is not in all any more
 	mu      sync.Mutex
 	all     map[uint64]*kept
@@ -177,6 +180,8 @@ func (p *Plane) Command(tid uint32, command control.Command) error {
 		return p.change(c, "enforce", Namespace.Enforce)
 	case control.Seal:
 		return p.change(c, "seal", Namespace.Seal)
+	case control.Takeover:
+		return p.takeOver(c, command)
 	}
 	return refuse(unix.EINVAL, "%T is about an internal model, and no namespace has one", command)
 }
@@ -252,9 +257,98 @@ func (p *Plane) create(tid uint32, c loader.Caller, command control.Create) erro
 	return nil
 }
 
-// errnoOf is the errno of a write for what can be wrong with a new namespace.
+// Inherit takes the namespaces over that an earlier Plane has left with tasks that are held back, each for the orchestrator
+// that will take it over. Until one does their events wait, but not for longer than the window: then nobody judges
+// them, as when an orchestrator has ended. To be called when the files can be used.
+func (p *Plane) Inherit() {
+	for _, id := range p.kernel.Orphans() {
+		if _, err := p.heir(id); err != nil {
+			p.say("namespace %d, which another daemon has left: %v", id, err)
+		}
+	}
+}
+
+// window is how long the events of a namespace that was inherited wait for an orchestrator: half of the
+// deadline, so that none is late before somebody is there who could judge it, which would take the trust from its task.
+func (p *Plane) window() time.Duration { return cmp.Or(p.deadline, namespace.DefaultDeadline) / 2 }
+
+// heir returns a namespace that is kept, or inherits it.
+func (p *Plane) heir(id uint64) (*kept, error) {
+	p.inheriting.Lock() // two do not inherit one
+	defer p.inheriting.Unlock()
+	p.mu.Lock()
+	k, closing := p.all[id], p.closing
+	if k == nil && !closing {
+		p.making.Add(1)
+		defer p.making.Done()
+	}
+	p.mu.Unlock()
+	switch {
+	case k != nil:
+		return k, nil
+	case closing:
+		return nil, refuse(unix.ESHUTDOWN, "the control plane ends")
+	case !slices.Contains(p.kernel.Orphans(), id):
+		return nil, refuse(unix.ENOENT, "there is no namespace %d of the control plane", id)
+	}
+	k, err := p.inherit(id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errnoOf(err), err)
+	}
+	return k, nil
+}
+
+// formerWait is how long a takeover waits for the end of the former orchestrator, which may have been killed just now.
+const formerWait = 2 * time.Second
+
+// takeOver makes a process the orchestrator of a namespace that has none any more.
+func (p *Plane) takeOver(c loader.Caller, t control.Takeover) error {
+	switch {
+	case c.Namespace != 0:
+		return refuse(unix.EPERM, "process %d is in namespace %d, and takes none over", c.Tgid, c.Namespace)
+	case c.MacAdmin == 0: // whoever opened the file
+		return refuse(unix.EPERM, "process %d has no CAP_MAC_ADMIN, and takes no namespace over", c.Tgid)
+	}
+	k, err := p.heir(t.Namespace)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	pairing := k.pairing
+	p.mu.Unlock()
+	switch {
+	case pairing == nil:
+		return refuse(unix.EINVAL, "in namespace %d nobody waits for an orchestrator", k.id)
+	case k.exported.Load():
+		return refuse(unix.EIO, "the magazine of namespace %d is not read any more", k.id)
+	}
+	if pairing, err = pairing.TakeOver(t); err != nil {
+		return err
+	}
+	ended, process, err := p.kernel.Watch(c.Tgid)
+	if err != nil {
+		return err
+	}
+	claim := claim{orchestrator: c.Tgid, pairing: pairing, ended: ended, process: process, accepted: make(chan struct{})}
+	select {
+	case k.claims <- claim:
+		<-claim.accepted
+		return nil
+	case <-k.gone:
+		err = refuse(unix.ENOENT, "namespace %d has ended", k.id)
+	case <-time.After(formerWait):
+		err = refuse(unix.EBUSY, "namespace %d has an orchestrator", k.id)
+	}
+	return errors.Join(err, process.Close())
+}
+
+// errnoOf is the errno of a write for what can be wrong with a namespace that is new, or taken over.
 func errnoOf(err error) unix.Errno {
 	switch {
+	case errors.Is(err, loader.ErrNoNamespace):
+		return unix.ENOENT
+	case errors.Is(err, loader.ErrKept):
+		return unix.EBUSY
 	case errors.Is(err, loader.ErrFull):
 		return unix.ENOSPC
 	case errors.Is(err, namespace.ErrNoSleep):
@@ -279,6 +373,10 @@ func (p *Plane) release(c loader.Caller, r control.Release) error {
 			own = k
 		}
 	}
+	var pairing *control.Pairing
+	if own != nil {
+		pairing = own.pairing
+	}
 	p.mu.Unlock()
 	switch {
 	case task == nil && own == nil: // its namespace has ended as well
@@ -289,7 +387,7 @@ func (p *Plane) release(c loader.Caller, r control.Release) error {
 	case own == nil:
 		return refuse(unix.EINVAL, "%v by process %d, which orchestrates no namespace", r.Verdict, c.Tgid)
 	}
-	if err := own.pairing.Check(r, task.id); err != nil {
+	if err := pairing.Check(r, task.id); err != nil {
 		return err
 	}
 	if err := task.waits.Reply(r); err != nil {
@@ -298,8 +396,8 @@ func (p *Plane) release(c loader.Caller, r control.Release) error {
 	return nil
 }
 
-// Close ends all namespaces: their tasks run on, no longer modeled, and what waits is decided
-// Closed.
+// Close decides Closed about all that waits. Namespaces that enforce are left with their tasks, which are held back, to
+// the next Plane; all others end, and their tasks run on, no longer modeled.
 func (p *Plane) Close() {
 	p.mu.Lock()
 	p.closing = true

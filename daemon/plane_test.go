@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tsem-bpf/tsem-bpf/control"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 	"github.com/tsem-bpf/tsem-bpf/fuse"
@@ -37,6 +38,8 @@ type host struct {
 	processes  map[uint32]*process
 	prepared   []*space // all, those as well that have no id yet
 	namespaces []*space // that have begun
+	left       []*space // with tasks that are held back
+	keptBy     error    // why TakeOver fails
 	preparing  time.Duration
 	refuses    error         // why Prepare fails
 	begins     error         // why the first Begin fails
@@ -63,8 +66,13 @@ type space struct {
 	stop     func()
 	enforced atomic.Bool
 	sealed   atomic.Bool
+	held     atomic.Bool // its tasks are held back
+	ended    atomic.Bool // by another process
 	closed   atomic.Bool
 	rounds   atomic.Uint64
+
+	orchestrator atomic.Uint32
+	keys         [2][]byte
 
 	mu      sync.Mutex
 	tasks   uint64
@@ -118,13 +126,54 @@ func (h *host) Prepare(config namespace.Config) (Namespace, error) {
 	if h.refuses != nil {
 		return nil, h.refuses
 	}
+	s := h.newSpace(config)
+	h.prepared = append(h.prepared, s)
+	return s, nil
+}
+
+func (h *host) newSpace(config namespace.Config) *space {
 	s := &space{
 		host: h, config: config,
 		records: make(chan string), fails: make(chan error), shut: make(chan struct{}),
 	}
 	s.stop = sync.OnceFunc(func() { close(s.shut) })
-	h.prepared = append(h.prepared, s)
+	return s
+}
+
+func (h *host) Orphans() (orphans []uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.left {
+		orphans = append(orphans, s.id)
+	}
+	return orphans
+}
+
+// TakeOver takes one of these over. Its tasks are held back until Resume.
+func (h *host) TakeOver(id uint64, config namespace.Config) (Namespace, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.keptBy != nil {
+		return nil, h.keptBy
+	}
+	i := slices.IndexFunc(h.left, func(s *space) bool { return s.id == id })
+	before := h.left[i]
+	h.left = slices.Delete(h.left, i, i+1)
+	config.Digest, config.Orchestrated = before.config.Digest, true // as in the kernel half
+	s := h.newSpace(config)
+	s.id, s.keys, s.tasks = id, before.keys, before.Tasks()
+	s.enforced.Store(true)
+	s.sealed.Store(before.sealed.Load())
+	s.held.Store(true)
+	h.namespaces = append(h.namespaces, s)
 	return s, nil
+}
+
+// next is the same host when the next Plane comes.
+func (h *host) next() {
+	h.Plane = New(h, bytes.Repeat([]byte{7}, 32), time.Minute, h)
+	h.Inherit()
+	synctest.Wait()
 }
 
 func (h *host) refuse(err error) {
@@ -238,11 +287,30 @@ func (s *space) Tasks() uint64 {
 }
 
 func (s *space) Rounds() uint64           { return s.rounds.Load() }
-func (s *space) Totals() namespace.Totals { return namespace.Totals{} }
-func (s *space) Shut()                    { s.stop() }
+func (s *space) Totals() namespace.Totals { return namespace.Totals{Held: s.held.Load()} }
+func (s *space) Config() namespace.Config { return s.config }
+func (s *space) Orchestrate(pid uint32)   { s.orchestrator.Store(pid) }
+func (s *space) SetKeys(task, tma []byte) { s.keys = [2][]byte{task, tma} }
+func (s *space) Keys() (task, tma []byte) { return s.keys[0], s.keys[1] }
+func (s *space) Resume()                  { s.held.Store(false) }
+func (s *space) Ended() bool              { return s.ended.Load() }
+
+// Shut leaves a namespace with tasks that enforces.
+func (s *space) Shut() {
+	if s.enforced.Load() && s.config.Orchestrated && !s.ended.Load() && s.Tasks() > 0 {
+		s.held.Store(true)
+	}
+	s.stop()
+}
+
 func (s *space) Close() error {
 	time.Sleep(s.host.closing)
 	s.closed.Store(true)
+	if s.held.Load() {
+		s.host.mu.Lock()
+		s.host.left = append(s.host.left, s)
+		s.host.mu.Unlock()
+	}
 	s.config.Judge = nil // nobody asks any more, and through it all of the namespace would be held
 	s.stop()
 	return nil
@@ -279,7 +347,7 @@ func (s *space) want(decided ...string) {
 func (h *host) space(id string) *space {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := slices.IndexFunc(h.namespaces, func(s *space) bool { return fmt.Sprint(s.id) == id })
+	i := slices.IndexFunc(h.namespaces, func(s *space) bool { return fmt.Sprint(s.id) == id && !s.closed.Load() })
 	return h.namespaces[i]
 }
 
@@ -797,6 +865,184 @@ func TestCreateRefused(t *testing.T) {
 				}
 				h.Close()
 			})
+		})
+	}
+}
+
+// TestTakeOver: when an orchestrator has ended nobody judges, until another one with the key takes its place. A pid that comes
+// again opens nothing.
+func TestTakeOver(t *testing.T) {
+	key := func(digit string) string { return " key=" + strings.Repeat(digit, 64) }
+	for name, test := range map[string]struct{ key, wrong string }{
+		"with a key":    {key("1"), key("2")},
+		"without a key": {"", key("2")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t)
+				for pid, parent := range map[uint32]uint32{5: 1, 6: 1, 7: 1, 10: 5} {
+					h.spawn(pid, parent)
+				}
+				s := h.create(10, "external"+test.key)
+				s.raise(10, 70)
+				s.records <- "first\n"
+				start := time.Now()
+				h.write(6, "takeover id=1"+test.key, unix.EBUSY)
+				if took := time.Since(start); took != formerWait || s.orchestrator.Load() != 5 {
+					t.Errorf("refused after %v, of process %d", took, s.orchestrator.Load())
+				}
+				s.want()
+				// It may have ended a moment before.
+				var takeover sync.WaitGroup
+				takeover.Go(func() { h.write(6, "takeover id=1"+test.key, 0) })
+				time.Sleep(formerWait / 2)
+				close(h.processes[5].end)
+				takeover.Wait()
+				s.want("10.1 closed")
+				if pid := s.orchestrator.Load(); pid != 6 {
+					t.Errorf("process %d orchestrates it", pid)
+				}
+				h.wantRead(6, "1\n", "id")
+				h.wantRead(6, "first\n", "external_tma", "1")
+
+				s.event(10, 70, 2, 8)
+				h.spawn(5, 1)
+				h.write(5, "trusted pid=10 tnum=70 number=8"+test.key, unix.EINVAL)
+				h.write(6, "trusted pid=10 tnum=70"+test.key, unix.EINVAL) // perhaps about the event before
+				h.write(6, "trusted pid=10 tnum=70 number=7", 0)           // about that, which was decided
+				h.write(6, "trusted pid=10 tnum=70 number=8"+test.wrong, unix.EINVAL)
+				s.want()
+				h.write(6, "untrusted pid=10 tnum=70 number=8", 0)
+				s.want("10.2 untrusted")
+				h.write(6, "enforce", 0)
+
+				close(h.processes[6].end)
+				synctest.Wait()
+				if v := s.raise(10, 70); v != verdict.Closed || s.orchestrator.Load() != 0 {
+					t.Errorf("judged %v, process %d orchestrates it", v, s.orchestrator.Load())
+				}
+				h.processes[7].MacAdmin = 0
+				h.write(5, "takeover id=2"+test.key, unix.ENOENT)
+				h.write(5, "takeover id=1"+test.wrong, unix.EINVAL)
+				h.write(10, "takeover id=1"+test.key, unix.EPERM)
+				if err := h.Command(7, control.Takeover{Namespace: 1}); !errors.Is(err, unix.EPERM) {
+					t.Errorf("without capability, through a descriptor of somebody else: %v", err)
+				}
+				h.write(5, "takeover id=1"+test.key, 0)
+				if v := s.event(10, 70, 3, 9); v != verdict.None {
+					t.Errorf("judged %v", v)
+				}
+				h.write(5, "trusted pid=10 tnum=70 number=9", 0)
+				s.want("10.3 trusted")
+				s.add(-1)
+				h.wantGone()
+				h.write(5, "takeover id=1"+test.key, unix.ENOENT)
+				h.Close()
+			})
+		})
+	}
+}
+
+// TestTakeOverRefused: what nobody could judge in has no successor.
+func TestTakeOverRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := oneWaits(t)
+		h.spawn(11, 5)
+		h.create(11, "export")
+		h.spawn(6, 1)
+		s.fails <- errors.New("no gate")
+		close(h.processes[5].end)
+		synctest.Wait()
+		h.write(6, "takeover id=1", unix.EIO)
+		h.write(6, "takeover id=2", unix.EINVAL)
+		h.Close()
+		h.write(6, "takeover id=1", unix.ESHUTDOWN)
+	})
+}
+
+// TestInherit: what enforces is left with its tasks by one Plane, and taken over by the next one. Events wait there for an
+// orchestrator, but not for long; nor does it need to come in that time.
+func TestInherit(t *testing.T) {
+	key := " key=" + strings.Repeat("1", 96)
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHost(t)
+			for pid, parent := range map[uint32]uint32{5: 1, 6: 1, 10: 5, 11: 5, 12: 5} {
+				h.spawn(pid, parent)
+			}
+			first := h.create(10, "external digest=sha384"+key)
+			h.write(10, "enforce", 0)
+			h.write(10, "seal", 0)
+			first.raise(10, 70)
+			h.create(11, "external") // it does not enforce
+			h.create(12, "external")
+			h.write(12, "enforce", 0)
+			h.processes[12].Namespace = 0
+			h.namespaces[2].add(-1) // it has no tasks
+			left, ended := h.open(5, unix.O_RDONLY, "external_tma", "1"), h.open(5, unix.O_RDONLY, "external_tma", "2")
+			h.Close()
+			if one, other := left.(fuse.Poller).Poll(nil), ended.(fuse.Poller).Poll(nil); one != 0 || other != unix.POLLHUP {
+				t.Errorf("polled %#x and %#x", one, other)
+			}
+			first.want("10.1 closed")
+			if orphans := h.Orphans(); !slices.Equal(orphans, []uint64{1}) || !strings.Contains(h.said.String(), "namespace 1 is left") || !strings.Contains(h.said.String(), "namespace 2 has ended") {
+				t.Errorf("left %d: %s", orphans, h.said.String())
+			}
+			h.keptBy = fmt.Errorf("%w: process 99", loader.ErrKept)
+			h.next()
+			if names := h.Plane.Namespaces(); len(names) > 0 || !strings.Contains(h.said.String(), "process 99") {
+				t.Errorf("%d: %s", names, h.said.String())
+			}
+			h.write(6, "takeover id=1"+key, unix.EBUSY)
+			h.keptBy = nil
+			h.next()
+			s := h.space("1")
+			if s == first || s.held.Load() || s.config.Deadline != time.Minute || s.config.MaxLine != tsemfs.MaxRecord || !s.Sealed() {
+				t.Errorf("%+v", s)
+			}
+			h.wantRead(5, "ENOENT", "id") // it has to say that it is there
+			if v := s.raise(10, 70); v != verdict.None {
+				t.Errorf("judged %v", v)
+			}
+			s.records <- "first\n"
+			h.write(5, "trusted pid=10 tnum=70", unix.EINVAL)
+			if late {
+				time.Sleep(31 * time.Second)
+				synctest.Wait()
+				s.want("10.1 closed")
+				if v := s.raise(10, 70); v != verdict.Closed {
+					t.Errorf("judged %v", v)
+				}
+				if !strings.Contains(h.said.String(), "nobody has taken namespace 1 over for 30s") {
+					t.Error(h.said.String())
+				}
+			} else {
+				time.Sleep(29 * time.Second)
+			}
+			h.write(6, "takeover id=1 key="+strings.Repeat("2", 96), unix.EINVAL)
+			h.write(6, "takeover id=1"+key, 0)
+			h.wantRead(6, "1\n", "id")
+			h.wantRead(6, "first\n", "external_tma", "1")
+			ticket := uint64(1)
+			if late {
+				ticket = 2
+				s.event(10, 70, ticket, 70)
+			}
+			time.Sleep(time.Hour) // nobody else's business any more
+			s.want()
+			h.write(6, "trusted pid=10 tnum=70 number=70", 0)
+			s.want(fmt.Sprintf("10.%d trusted", ticket))
+			h.Close()
+			h.next() // the key is the same
+			h.write(6, "takeover id=1 key="+strings.Repeat("2", 96), unix.EINVAL)
+			h.write(6, "takeover id=1"+key, 0)
+			s = h.space("1")
+			s.ended.Store(true) // tsem-bpf ns end
+			h.wantGone()
+			if orphans := h.Orphans(); len(orphans) > 0 {
+				t.Errorf("left %d", orphans)
+			}
+			h.Close()
 		})
 	}
 }

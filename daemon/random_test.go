@@ -62,6 +62,7 @@ func (p *player) known() bool { return p.waits != nil && p.waits.orchestrator !=
 type home struct {
 	*space
 	orchestrator *player // nil: it has ended
+	successor    bool    // that is not the first one
 	external     bool
 	key          string
 	inside       int
@@ -284,11 +285,7 @@ func (m *model) exit(p *player) {
 	}
 	for _, h := range m.orchestrated(p) {
 		h.orchestrator = nil
-		for _, w := range m.waited {
-			if w.waits == h && !w.released {
-				h.decide(w, verdict.Closed)
-			}
-		}
+		m.decideClosed(h)
 	}
 	if p.in != nil {
 		p.in.inside--
@@ -296,6 +293,15 @@ func (m *model) exit(p *player) {
 	}
 	close(m.processes[p.pid].end)
 	delete(m.processes, p.pid)
+}
+
+// decideClosed notes that nobody judges any more.
+func (m *model) decideClosed(h *home) {
+	for _, w := range m.waited {
+		if w.waits == h && !w.released {
+			h.decide(w, verdict.Closed)
+		}
+	}
 }
 
 // decide notes that a task is to be decided about.
@@ -381,6 +387,60 @@ func (m *model) change(by *player) {
 	}
 }
 
+// takeOver lets a player take a namespace over, or try to.
+func (m *model) takeOver(by *player) {
+	h := oneOf(m, m.homes[max(0, len(m.homes)-4):])
+	if left := slices.DeleteFunc(slices.Clone(m.homes), func(h *home) bool { return h.gone || h.orchestrator != nil }); len(left) > 0 && m.choose(4) > 0 {
+		h = oneOf(m, left)
+	}
+	if h == nil {
+		return
+	}
+	if m.choose(4) > 0 {
+		by = oneOf(m, slices.DeleteFunc(slices.Clone(m.players), func(p *player) bool { return p.in != nil || !p.admin }))
+	}
+	if by == nil {
+		return
+	}
+	key := h.key
+	switch m.choose(8) {
+	case 0:
+		key = keyOf(m.choose(4))
+	case 1:
+		key = ""
+	}
+	var want unix.Errno
+	switch {
+	case by.in != nil || !by.admin:
+		want = unix.EPERM
+	case h.gone:
+		want = unix.ENOENT
+	case !h.external:
+		want = unix.EINVAL
+	case h.over:
+		want = unix.EIO
+	case h.key != key:
+		want = unix.EINVAL
+	case h.orchestrator != nil:
+		want = unix.EBUSY
+	}
+	command := fmt.Sprintf("takeover id=%d", h.id)
+	if key != "" {
+		command += " key=" + key
+	}
+	m.write(by, command+"\n", want)
+	if want == 0 {
+		h.orchestrator, h.successor = by, true
+		m.waited = slices.DeleteFunc(m.waited, func(p *player) bool {
+			if p.waits != h {
+				return false
+			}
+			p.waits, p.owed = nil, 0
+			return true
+		})
+	}
+}
+
 // raise lets somebody in a namespace do something. If it waits already, its deadline has passed.
 func (m *model) raise() {
 	p := oneOf(m, slices.DeleteFunc(slices.Clone(m.players), func(p *player) bool { return p.in == nil }))
@@ -431,6 +491,9 @@ func (m *model) release(by *player) {
 	if key = target.waits.key; key != "" && m.choose(2) == 0 {
 		tnum = 0 // as clients of TSEM v3 do
 	}
+	if target.waits.successor {
+		number = target.latest
+	}
 	switch m.choose(16) { // some of which change nothing
 	case 0:
 		pid = other.pid
@@ -477,7 +540,9 @@ func (m *model) release(by *player) {
 	case named == nil: // gone
 	case !external, named.waits.orchestrator != by:
 		want = unix.EINVAL
-	case named.waits.key != key, key == "" && tnum == 0:
+	case named.waits.successor && (tnum == 0 || number == 0):
+		want = unix.EINVAL
+	case named.waits.key != key && !(named.waits.successor && key == ""), key == "" && tnum == 0:
 		want = unix.EINVAL
 	case number != 0 && number != named.latest: // of an event that is over
 	case number == 0 && named.owed > 0:
@@ -517,7 +582,9 @@ func (m *model) compare() {
 				h.over = true
 				h.changes++
 			}
-			h.gone = h.over && (len(h.records) == 0 || h.orchestrator == nil)
+			if h.gone = h.over && (len(h.records) == 0 || h.orchestrator == nil); h.gone {
+				m.decideClosed(h) // about who has ended while it waited
+			}
 		}
 		if !h.gone {
 			left = append(left, h.id)
@@ -596,7 +663,7 @@ func FuzzPlane(f *testing.F) {
 
 // operation does one, most often what happens most often.
 func (m *model) operation(by *player) {
-	switch choice := m.choose(64); {
+	switch choice := m.choose(68); {
 	case choice < 6:
 		m.open(by)
 	case choice < 15:
@@ -619,6 +686,8 @@ func (m *model) operation(by *player) {
 		m.exit(by)
 	case choice < 63:
 		m.nonsense(by)
+	case choice < 67:
+		m.takeOver(by)
 	case by != m.init:
 		m.grant(by, !by.admin)
 	}

@@ -47,10 +47,9 @@ type Waits struct {
 
 // NewWaits returns one in which nobody waits. What is decided goes to the two functions.
 func NewWaits(decide Decide, decideAsync DecideAsync) *Waits {
-	return &Waits{
-		tasks: make(map[uint64]*waiting), owners: make(map[uint32]uint64), pids: make(map[uint32]uint64),
-		decide: decide, decideAsync: decideAsync,
-	}
+	w := &Waits{decide: decide, decideAsync: decideAsync}
+	w.Reopen()
+	return w
 }
 
 // Judge is a namespace.Judge: the agent decides later, unless there is none any more. It does no
@@ -192,6 +191,14 @@ func (w *Waits) Close() {
 		}
 	}
 	w.replies.Wait()
+}
+
+// Reopen undoes Close: who comes from now on waits for the agent. Nobody else calls either of them meanwhile.
+func (w *Waits) Reopen() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = false
+	w.tasks, w.owners, w.pids = make(map[uint64]*waiting), make(map[uint32]uint64), make(map[uint32]uint64)
 }
 
 // Stats returns how the replies are counted.

@@ -89,12 +89,14 @@ func TestDaemonErrors(t *testing.T) {
 		"external key=" + key[1:], "external key=" + key[2:], "external key=" + key[1:] + "g", "external digest=md5", "external cache=0", "export cache=x",
 		"external nsref=here", "external pid=1", "external  cache=1", "external digest=sha384 key=" + key,
 		"trusted", "trusted pid=5", "trusted tnum=5", "trusted pid=0 tnum=5", "trusted pid=x tnum=5", "trusted pid=5 key=" + key[1:],
+		"takeover", "takeover key=" + key, "takeover id=0", "takeover id=x", "takeover id=1 tnum=5", "takeover id=1 key=" + key[1:],
 	} {
 		write(command+"\n", unix.EINVAL)
 	}
 	write("external model="+strings.Repeat("x", 112)+"\n", unix.EINVAL) // 128 bytes
 	write("external", unix.EINVAL)
 	write("internal\n", unix.EOPNOTSUPP)
+	write("takeover id=4711\n", unix.ENOENT)
 	write("trusted pid=1 tnum=1\n", nil) // of nobody
 	if names, err := os.ReadDir(folder + "/external_tma"); err != nil || len(names) > 0 {
 		t.Errorf("%v, %v after commands that were refused", names, err)

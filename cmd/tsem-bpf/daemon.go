@@ -33,9 +33,12 @@ type daemonCommand struct {
 func (daemonCommand) Help() string {
 	return `Serves the files of TSEM's control plane, for orchestrators: a write to control makes
 a namespace or releases a task, a read of external_tma/N takes a record
-(docs/orchestrators.md, which also says what is not there yet). A signal ends it;
-workloads that are left run on, no longer described. Needs root, in the initial pid
-namespace.
+(docs/orchestrators.md, which also says what is not there yet). Namespaces that
+enforce, and that an earlier daemon has left, it takes over.
+
+A signal ends it. Workloads that are left run on, no longer described; where that
+enforces nothing happens that has to be judged, until the next daemon, or "tsem-bpf
+ns end". Needs root, in the initial pid namespace.
 
 Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 }
@@ -96,6 +99,7 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 		return err
 	}
 	mounted.Store(true)
+	plane.Inherit()
 	plane.Ready()
 	fmt.Fprintf(std.err, "tsem-bpf: the control plane is at %s\n", c.Mount)
 	ended := make(chan struct{})

@@ -27,7 +27,7 @@ type nsCommand struct {
 	Show    nsShow    `cmd:"" help:"Show all that is known of a namespace."`
 	Enforce nsEnforce `cmd:"" help:"Let nothing happen in a namespace, from now on, that is not trusted."`
 	Seal    nsSeal    `cmd:"" help:"Let nobody change any more what is refused in a namespace."`
-	End     nsEnd     `cmd:"" help:"End a namespace whose tsem-bpf is gone."`
+	End     nsEnd     `cmd:"" help:"End a namespace whose tsem-bpf is gone, or whose orchestrator is."`
 }
 
 // A nsID is the argument that names a namespace.
@@ -100,11 +100,14 @@ func commandOf(pid uint32) string {
 }
 
 // keeperOf returns the process id of the keeper of a namespace, for a table.
-func keeperOf(n *loader.NamespaceStatus) string {
-	if n.Keeper == 0 {
+func keeperOf(n *loader.NamespaceStatus) string { return processOf(n.Keeper) }
+
+// processOf returns a process id for a table; 0 is none.
+func processOf(pid uint32) string {
+	if pid == 0 {
 		return "-"
 	}
-	return strconv.FormatUint(uint64(n.Keeper), 10)
+	return strconv.FormatUint(uint64(pid), 10)
 }
 
 // actions says which events are refused.
@@ -225,6 +228,9 @@ func (r *nsReport) print(std *streams) error {
 	row("namespace", "%d", r.ID)
 	row("kind", "%s", r.Kind())
 	row("keeper", "%s %s", keeperOf(&r.NamespaceStatus), printable(r.Command))
+	if r.Orchestrated {
+		row("orchestrator", "%s %s", processOf(r.Orchestrator), printable(commandOf(r.Orchestrator)))
+	}
 	row("tasks", "%d", r.Tasks)
 	row("events", "%s", r.events())
 	row("action", "%s", r.actions())
@@ -284,11 +290,13 @@ type nsEnd struct{ nsID }
 // Help is shown below the flags.
 func (nsEnd) Help() string {
 	return `An enforcing namespace outlives a tsem-bpf that was killed: what nobody can judge any
-more does not happen there. This sets its tasks free; they run on, no longer modeled,
-and may then do what nobody has trusted. "tsem-bpf run --takeover" goes on judging them.
+more does not happen there. So does one of "tsem-bpf daemon" its orchestrator. This
+sets its tasks free; they run on, no longer modeled, and may then do what nobody has
+trusted. "tsem-bpf run --takeover", or "takeover" in the control file, goes on judging
+them.
 
-Exit status: 0; 1: there is no such namespace, or a tsem-bpf keeps it; 125 if it
-cannot be ended.`
+Exit status: 0; 1: there is no such namespace, or a tsem-bpf keeps it, for somebody who
+judges; 125 if it cannot be ended.`
 }
 
 // Run implements the command.

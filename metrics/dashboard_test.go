@@ -3,8 +3,10 @@
 package metrics
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -13,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	grafana "github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -133,6 +138,48 @@ func TestDashboard(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDashboardSchema: the dashboard, the options of its panels and its queries are what Grafana's schema says, with
+// nothing left out and nothing beside.
+func TestDashboardSchema(t *testing.T) {
+	plugins.RegisterDefaultPlugins() // whose schemas are those of options and queries
+	text, err := os.ReadFile(dashboardFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkSchema(text); err != nil {
+		t.Error(err)
+	}
+	for _, test := range []struct{ right, wrong, want string }{
+		{`"graphTooltip"`, `"graphTooltips"`, "unexpected field 'graphTooltips'"},
+		{`"showHeader": true`, `"showHeader": "yes"`, "options.showHeader: json: cannot unmarshal string"},
+		{`"expr"`, `"expression"`, "targets[0]"},
+		{`"type": "stat"`, `"type": "statistics"`, "no schema of panels of type statistics"},
+	} {
+		changed := bytes.Replace(text, []byte(test.right), []byte(test.wrong), 1)
+		if err := checkSchema(changed); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.wrong, err, test.want)
+		}
+	}
+}
+
+// checkSchema says what is wrong with a dashboard.
+func checkSchema(text []byte) error {
+	var parts dashboard
+	if err := json.Unmarshal(text, &parts); err != nil {
+		return err
+	}
+	for _, p := range parts.Panels {
+		if _, known := cog.ConfigForPanelcfgVariant(p.Type); !known && p.Type != "row" {
+			return fmt.Errorf("no schema of panels of type %s", p.Type)
+		}
+	}
+	err := new(grafana.Dashboard).UnmarshalJSONStrict(text)
+	if wrong := cog.BuildErrors(nil); errors.As(err, &wrong) && len(wrong) == 0 {
+		return nil // an empty list
+	}
+	return err
 }
 
 // TestDashboardQueries: what the dashboard asks for is there, with these labels and values.

@@ -221,15 +221,23 @@ func TestListenErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	bad := filepath.Join(t.TempDir(), "web.yml")
-	if err := os.WriteFile(bad, []byte("tls_sever_config: {}\n"), 0o600); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	config := func(name, text string) string {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
 	}
+	misspelled := config("misspelled.yml", "tls_sever_config: {}\n")
+	noKey := config("no-key.yml", "tls_server_config: {cert_file: no-key.yml, key_file: no.key}\n")
+	noCertificate := config("no-certificate.yml", "tls_server_config: {cert_file: no-key.yml, key_file: no-key.yml}\n")
 	for _, c := range []struct{ address, config, says string }{
 		{taken.Addr().String(), "", "address already in use"},
 		{"192.0.2.1:9560", "", "cannot assign requested address"},
 		{"127.0.0.1:0", "/no/such/file", "configuration /no/such/file: open /no/such/file: no such file"},
-		{"127.0.0.1:0", bad, "field tls_sever_config not found"},
+		{"127.0.0.1:0", misspelled, "configuration " + misspelled + ": yaml: unmarshal errors:\n  line 1: field tls_sever_config not found"},
+		{"127.0.0.1:0", noKey, "configuration " + noKey + ": failed to read key_file (" + dir + "/no.key): open " + dir + "/no.key: no such file"},
+		{"127.0.0.1:0", noCertificate, "configuration " + noCertificate + ": failed to load X509KeyPair: tls: failed to find any PEM data in certificate input"},
 		{Systemd, "", "systemd has handed over 0 sockets"},
 	} {
 		s, err := Listen(c.address, c.config)

@@ -4,9 +4,10 @@
  * loader; tests hold the programs and the event table to it.
  *
  * HOOK(name, ordinal, context): ordinal is the index of the event type in
- * TSEM's name table and is never reused; context is SLEEPABLE where the kernel
- * lets a BPF LSM program sleep in the hook and TSEM does (record kind `event`),
- * ATOMIC elsewhere (`async_event`).
+ * TSEM v3's name table and is never reused. What v3 does not have, events of later
+ * versions, counts on behind capset: their indices differ from version to version.
+ * context is SLEEPABLE where the kernel lets a BPF LSM program sleep in the hook and
+ * TSEM does (record kind `event`), ATOMIC elsewhere (`async_event`).
  */
 #ifndef TSEM_HOOKS_H
 #define TSEM_HOOKS_H
@@ -97,7 +98,8 @@
 	HOOK(ptrace_access_check, 84, ATOMIC)		\
 	HOOK(capable, 85, ATOMIC)			\
 	HOOK(capget, 86, ATOMIC)			\
-	HOOK(capset, 87, ATOMIC)
+	HOOK(capset, 87, ATOMIC)			\
+	HOOK(file_truncate, 89, ATOMIC)
 
 /* The exec bookkeeping record; TSEM has the name but never exports it. */
 #define TSEM_ORDINAL_bprm_committed_creds 1

@@ -39,8 +39,8 @@ enum tsem_hook {
 #define HOOK(name, ordinal, context) TSEM_HOOK_##name = ordinal,
 	TSEM_HOOKS(HOOK)
 #undef HOOK
-	/* One past the highest ordinal TSEM v3 uses (capset, 87). */
-	TSEM_HOOK_MAX = 88,
+	/* All ordinals are less: a mask of hooks has a bit for each (events, deny in state.h). */
+	TSEM_HOOK_MAX = 128,
 };
 
 enum tsem_kind {

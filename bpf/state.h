@@ -83,8 +83,8 @@ struct tsem_namespace {
 	__u64 wait;		/* ns that a sleepable hook waits for room */
 	__u64 deadline;		/* ns that one waits for a verdict, where no gate does that */
 	__u64 beat;		/* CLOCK_MONOTONIC, ns: when the keeper was last seen alive; 0: not watched */
-	__u64 events[2];	/* a bit for each hook: its events are raised */
-	__u64 deny[2];		/* the same: the action of its event is DENY, else LOG */
+	__u64 events[TSEM_HOOK_MAX / 64];	/* a bit for each hook: its events are raised */
+	__u64 deny[TSEM_HOOK_MAX / 64];		/* the same: the action of its event is DENY, else LOG */
 	__u64 passing;		/* a bit for each verdict: 1 << verdict, if DENY lets such an event happen */
 	__u8 task_key[64];	/* for the next daemon: by which it knows the key of the orchestrator (control.Pairing) */
 	__u8 tma_key[64];	/* zeros behind both, and zeros alone: made without a key */

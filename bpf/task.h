@@ -67,7 +67,7 @@ static __always_inline bool decided(__u32 slot)
 /* 1 if the event of a hook does not happen when it, or its task, is not trusted; else 0. */
 static __always_inline __u64 denies(const struct tsem_namespace *ns, __u16 hook)
 {
-	return ns->deny[hook / 64 % 2] >> hook % 64 & 1;
+	return ns->deny[hook / 64 % (TSEM_HOOK_MAX / 64)] >> hook % 64 & 1;
 }
 
 /* Puts a task without state into the namespace at an index; a child gets its parent's. */

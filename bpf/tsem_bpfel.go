@@ -121,7 +121,8 @@ const (
 	tsemTsemHookTSEM_HOOK_capable             tsemTsemHook = 85
 	tsemTsemHookTSEM_HOOK_capget              tsemTsemHook = 86
 	tsemTsemHookTSEM_HOOK_capset              tsemTsemHook = 87
-	tsemTsemHookTSEM_HOOK_MAX                 tsemTsemHook = 88
+	tsemTsemHookTSEM_HOOK_fileTruncate        tsemTsemHook = 89
+	tsemTsemHookTSEM_HOOK_MAX                 tsemTsemHook = 128
 )
 
 type tsemTsemKeeper struct {
@@ -179,7 +180,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [89]struct {
+	Shares          [90]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -317,6 +318,7 @@ const (
 	tsemProgFileLock              = "file_lock"
 	tsemProgFileOpen              = "file_open"
 	tsemProgFileReceive           = "file_receive"
+	tsemProgFileTruncate          = "file_truncate"
 	tsemProgFindLocks             = "find_locks"
 	tsemProgGateRegister          = "gate_register"
 	tsemProgInodeCreate           = "inode_create"
@@ -490,6 +492,7 @@ type tsemProgramSpecs struct {
 	FileLock              *ebpf.ProgramSpec `ebpf:"file_lock"`
 	FileOpen              *ebpf.ProgramSpec `ebpf:"file_open"`
 	FileReceive           *ebpf.ProgramSpec `ebpf:"file_receive"`
+	FileTruncate          *ebpf.ProgramSpec `ebpf:"file_truncate"`
 	FindLocks             *ebpf.ProgramSpec `ebpf:"find_locks"`
 	GateRegister          *ebpf.ProgramSpec `ebpf:"gate_register"`
 	InodeCreate           *ebpf.ProgramSpec `ebpf:"inode_create"`
@@ -729,6 +732,7 @@ type tsemPrograms struct {
 	FileLock              *ebpf.Program `ebpf:"file_lock"`
 	FileOpen              *ebpf.Program `ebpf:"file_open"`
 	FileReceive           *ebpf.Program `ebpf:"file_receive"`
+	FileTruncate          *ebpf.Program `ebpf:"file_truncate"`
 	FindLocks             *ebpf.Program `ebpf:"find_locks"`
 	GateRegister          *ebpf.Program `ebpf:"gate_register"`
 	InodeCreate           *ebpf.Program `ebpf:"inode_create"`
@@ -845,6 +849,7 @@ func (p *tsemPrograms) Close() error {
 		p.FileLock,
 		p.FileOpen,
 		p.FileReceive,
+		p.FileTruncate,
 		p.FindLocks,
 		p.GateRegister,
 		p.InodeCreate,

@@ -391,6 +391,8 @@ var cellTests = []struct {
 		join(id(12), uint64(1<<40), uint64(2), uint64(3)), nil},
 	{"", begin("capset").Scalar(1 << 40).Scalar(2).Scalar(3),
 		join(uint64(1<<40), uint64(2), uint64(3)), nil},
+	{"", goldenFile(begin("file_truncate"), seen),
+		fileBytes, nil},
 }
 
 // TestCELLs: every event has its CELL, byte by byte.

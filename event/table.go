@@ -22,8 +22,14 @@ const (
 )
 
 // Hook is an LSM hook, and the type of its events: the index of the type in TSEM's
-// own table (security/tsem/tsem.h of TSEM v3), never reused.
+// own table (security/tsem/tsem.h of TSEM v3), never reused. From firstLater on it is an
+// ordinal of this project.
 type Hook uint16
+
+// firstLater is the first hook of those that TSEM v3 has no events of: from here on are those of
+// later versions, whose own indices differ from version to version and are never exported
+// (docs/spec/json-events.md, section 7).
+const firstLater Hook = 88
 
 // HookExec is the hook of the exec bookkeeping record.
 const HookExec Hook = 1
@@ -32,7 +38,7 @@ const HookExec Hook = 1
 type row struct {
 	hook    Hook
 	name    string
-	kind    Kind // as TSEM v3 has it; what a record is, its header says
+	kind    Kind // as TSEM has it; what a record is, its header says
 	members []member
 }
 
@@ -133,6 +139,7 @@ var table = []row{
 	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
 	{86, "capget", KindAsync, []member{{"target", taskID}, {"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
 	{87, "capset", KindAsync, []member{{"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
+	{89, "file_truncate", KindEvent, []member{{"file", file}}},
 }
 
 // A cellSet is a set of cell types.
@@ -228,10 +235,13 @@ func optional(s *shape) *shape {
 
 func one(t cellType) []cellSet { return []cellSet{oneOf(t)} }
 
+// hooksMax is one more than the highest hook that there can be (TSEM_HOOK_MAX in bpf/record.h).
+const hooksMax = 128
+
 // The rows of the table, by hook and by name.
 var rows, rowByName = index()
 
-func index() (byHook [1 << 7]*row, byName map[string]*row) {
+func index() (byHook [hooksMax]*row, byName map[string]*row) {
 	byName = make(map[string]*row)
 	for i := range table {
 		r := &table[i]
@@ -251,31 +261,41 @@ func Hooks() []Hook {
 	return hooks
 }
 
+// V3Hooks returns the hooks that TSEM v3 has events of, in the order of their ordinals: what is
+// raised where nobody chooses. Clients of TSEM may die of a type that they do not know
+// (docs/spec/json-events.md, section 7).
+func V3Hooks() []Hook {
+	return slices.DeleteFunc(Hooks(), func(hook Hook) bool { return hook >= firstLater })
+}
+
+// Sets of event types, by the words that stand for them in a list.
+var sets = map[string]func() []Hook{"v3": V3Hooks, "all": Hooks}
+
 // ParseHooks returns the event types of a list like "file_open,socket_connect" or
-// "all,!capable": each name adds one, "all" adds all, and a name behind "!" takes one away.
-// A list that begins with "!" begins with all. The error names the word and the rule; a list
-// that leaves none is one, too.
+// "all,!capable": each name adds one, "v3" adds those of TSEM v3, "all" all, and a name behind "!"
+// takes one away. A list that begins with "!" begins with v3, which is the default of all who take
+// a list. The error names the word and the rule; a list that leaves none is one, too.
 func ParseHooks(list string) ([]Hook, error) {
 	chosen := make(map[Hook]bool)
-	all := func() {
-		for _, hook := range Hooks() {
+	add := func(hooks []Hook) {
+		for _, hook := range hooks {
 			chosen[hook] = true
 		}
 	}
 	if strings.HasPrefix(list, "!") {
-		all()
+		add(V3Hooks())
 	}
 	for word := range strings.SplitSeq(list, ",") {
+		if set, ok := sets[word]; ok {
+			add(set())
+			continue
+		}
 		name, without := strings.CutPrefix(word, "!")
 		hook, ok := Lookup(name)
-		switch {
-		case word == "all":
-			all()
-		case !ok || hook == HookExec:
-			return nil, fmt.Errorf("%q is no type of event; one of %s, or all", name, strings.Join(names(), " "))
-		default:
-			chosen[hook] = !without
+		if !ok || hook == HookExec {
+			return nil, fmt.Errorf("%q is no type of event; one of %s, or v3, or all", name, strings.Join(names(), " "))
 		}
+		chosen[hook] = !without
 	}
 	hooks := slices.DeleteFunc(Hooks(), func(hook Hook) bool { return !chosen[hook] })
 	if len(hooks) == 0 {

@@ -19,8 +19,8 @@ func TestTable(t *testing.T) {
 	kinds := map[string]Kind{"event": KindEvent, "async_event": KindAsync}
 	for _, hook := range Hooks() {
 		s, row := all[hook.String()], hook.row()
-		if Hook(s.Ordinal) != hook || kinds[s.ExportType] != row.kind {
-			t.Errorf("%s: %d, kind %d; specified %d, %s", hook, hook, row.kind, s.Ordinal, s.ExportType)
+		if Hook(s.Ordinal) != hook || s.Later != (hook >= firstLater) || kinds[s.ExportType] != row.kind {
+			t.Errorf("%s: %d, kind %d; specified %d, later: %t, %s", hook, hook, row.kind, s.Ordinal, s.Later, s.ExportType)
 		}
 		// The first component of the parameters, in order, is a member.
 		var members []string
@@ -61,7 +61,7 @@ func TestTable(t *testing.T) {
 		"task_setioprio ATOMIC", "task_getioprio ATOMIC", "file_fcntl ATOMIC", "socket_setsockopt ATOMIC", "kernel_load_data ATOMIC",
 		"sb_pivotroot ATOMIC", "move_mount ATOMIC", "quotactl ATOMIC", "quota_on ATOMIC", "key_alloc ATOMIC", "inode_link ATOMIC", "inode_mkdir ATOMIC",
 		"inode_listxattr ATOMIC", "inode_killpriv ATOMIC", "tun_dev_create ATOMIC", "tun_dev_attach_queue ATOMIC",
-		"tun_dev_attach ATOMIC", "tun_dev_open ATOMIC",
+		"tun_dev_attach ATOMIC", "tun_dev_open ATOMIC", "file_truncate ATOMIC",
 	}; !slices.Equal(differ, want) {
 		t.Errorf("in hooks.h other than in the event table: %v, want %v", differ, want)
 	}
@@ -123,7 +123,10 @@ func TestObjects(t *testing.T) {
 }
 
 func TestParseHooks(t *testing.T) {
-	all := len(Hooks())
+	all, v3 := len(Hooks()), len(V3Hooks())
+	if v3 != 86 || v3 == all {
+		t.Errorf("%d events of TSEM v3, %d in all", v3, all)
+	}
 	for list, want := range map[string]struct {
 		count int
 		has   string
@@ -133,12 +136,17 @@ func TestParseHooks(t *testing.T) {
 		"capable,file_open,capable":      {count: 2, has: "file_open"},
 		"all":                            {count: all, has: "capable"},
 		"all,!capable":                   {count: all - 1, has: "file_open"},
-		"!capable,!file_open":            {count: all - 2, has: "task_kill"},
-		"!capable,capable":               {count: all, has: "capable"},
+		"v3":                             {count: v3, has: "capset"},
+		"v3,file_truncate":               {count: v3 + 1, has: "file_truncate"},
+		"file_truncate,v3,!capable":      {count: v3, has: "file_truncate"},
+		"!capable,!file_open":            {count: v3 - 2, has: "task_kill"},
+		"!capable,capable":               {count: v3, has: "capable"},
+		"!capable,all":                   {count: all, has: "capable"},
 		"":                               {err: `"" is no type of event; one of task_kill `},
 		"file_open,":                     {err: `"" is no type`},
 		"file_open, capable":             {err: `" capable" is no type`},
 		"!all":                           {err: `"all" is no type`},
+		"file_open,!v3":                  {err: `"v3" is no type`},
 		"file_open,bprm_committed_creds": {err: `"bprm_committed_creds" is no type`},
 		"capable,!capable":               {err: "it leaves no type of event"},
 	} {
@@ -159,6 +167,7 @@ func TestParseHooks(t *testing.T) {
 // FuzzParseHooks: whatever is accepted means the same when it is written out.
 func FuzzParseHooks(f *testing.F) {
 	f.Add("all,!capable")
+	f.Add("v3,file_truncate")
 	f.Add("file_open,,")
 	f.Fuzz(func(t *testing.T, list string) {
 		hooks, err := ParseHooks(list)

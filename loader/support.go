@@ -84,7 +84,10 @@ type Support struct {
 
 // younger are hooks that were made of another one, which the kernels without them call
 // instead: nothing is missing there.
-var younger = []string{"inode_get_acl", "inode_remove_acl", "inode_set_acl"} // 6.2, of inode_getxattr and so on
+var younger = []string{
+	"file_truncate",                                      // 6.2, of path_truncate
+	"inode_get_acl", "inode_remove_acl", "inode_set_acl", // 6.2, of inode_getxattr and so on
+}
 
 // Missing returns the names of the hooks that the kernel does not have.
 func (s *Support) Missing() []string {

@@ -43,7 +43,7 @@ type Config struct {
 	NSRefCurrent bool          // ids as the user namespace of the task sees them, not the initial one
 	Cache        int           // KiB of the magazine that each hook that cannot sleep has to itself; DefaultCache
 	Wait         time.Duration // how long a hook that can sleep waits for room; DefaultWait
-	Events       []event.Hook  // the types that are raised, all others are none; all
+	Events       []event.Hook  // the types that are raised, all others are none; those of TSEM v3 (event.V3Hooks)
 	MaxLine      int           // bytes of a line that Export writes: event.Encoder.Limit; no limit
 
 	// With a Judge the tasks wait for a verdict in every hook that can sleep.

@@ -75,7 +75,7 @@ func (c *Config) flags() (flags uint32) {
 // events returns the event types that are raised, as the kernel half has them.
 func (c *Config) events() [2]uint64 {
 	if c.Events == nil {
-		return bitsOf(event.Hooks())
+		return bitsOf(event.V3Hooks())
 	}
 	return bitsOf(c.Events)
 }

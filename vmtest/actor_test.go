@@ -341,6 +341,16 @@ var acts = map[string]act{
 		knowFlags(fd, know)
 		return func() { must(unix.Flock(fd, unix.LOCK_EX)) }
 	},
+	"file_truncate": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDWR, 0)
+		knowFlags(fd, know)
+		return func() {
+			// More than ext4 can have: the content stays, and its digest is known.
+			if err := unix.Ftruncate(fd, 1<<60); err != unix.EFBIG {
+				must(fmt.Errorf("a file of 2^60 bytes: %w", err))
+			}
+		}
+	},
 	"file_fcntl": func(dir string, know func(string, string, ...any)) func() {
 		fd := open(plain(dir), unix.O_RDONLY, 0)
 		knowFlags(fd, know)

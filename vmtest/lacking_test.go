@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
 // These tests also run on kernels that somebody built (vmtest/run -k PATH), which may
@@ -29,6 +30,11 @@ func lacks(t *testing.T, what string) {
 		t.Fatalf("kernel %s of vmtest/kernels.list lacks %s, and no such kernel may", name, what)
 	}
 	t.Skipf("kernel %s lacks %s", engine.Support().Kernel, what)
+}
+
+// hasHook says whether the kernel has a hook of the object.
+func hasHook(name string) bool {
+	return slices.ContainsFunc(engine.Support().Hooks, func(h loader.HookSupport) bool { return h.Name == name && h.Present })
 }
 
 // needHook ends a test if the kernel does not have a hook.

@@ -6,6 +6,7 @@
  * mmap_file: memory is mapped: FILE or nothing, protection, flags.
  * file_ioctl, file_lock, file_fcntl: a request to a file: FILE, command.
  * file_receive: a file comes from another process: FILE.
+ * file_truncate: the size of a file is set, or it is opened with O_TRUNC: FILE.
  */
 #include "../file.h"
 #include "../plane.h"
@@ -108,3 +109,5 @@ EVENT_HOOK(file_fcntl, ATOMIC, ARGS(struct file *file, unsigned int cmd, unsigne
 	   !is_of_descriptor(cmd) && file_event(&e, file), cell_scalar(&e, cmd))
 
 EVENT_HOOK(file_receive, SLEEPABLE, ARGS(struct file *file), file_event(&e, file))
+
+EVENT_HOOK(file_truncate, ATOMIC, ARGS(struct file *file), file_event(&e, file))

@@ -123,8 +123,11 @@ func (r *nsReport) actions() string {
 
 // events says which events are raised.
 func (r *nsReport) events() string {
-	if len(r.Events) == len(event.Hooks()) {
+	switch {
+	case len(r.Events) == len(event.Hooks()):
 		return "all"
+	case slices.Equal(r.Events, names(event.V3Hooks())):
+		return "v3"
 	}
 	return strings.Join(r.Events, ",")
 }

@@ -30,7 +30,7 @@ type exportFlags struct {
 	NSRef        string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
 	Cache        int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 184 to 296 bytes (default ${default})."`
 	Wait         time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
-	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. all stands for all types, and !TYPE takes one away: file_open,inode_create or all,!capable (default all)."`
+	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. v3 stands for those of TSEM v3, all for these and those of later versions, and !TYPE takes one away: file_open,inode_create or v3,!capable (default v3)."`
 	Coefficients bool          `help:"Give the record of each event its security state coefficient, which is what TSEM compares; not with --dialect=v3. See docs/records.md."`
 	Quiet        bool          `short:"q" help:"No totals on standard error if nothing was lost."`
 }

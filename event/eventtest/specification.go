@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The machine-readable twin of docs/spec/json-events.md, section 5.
+// The machine-readable twin of docs/spec/json-events.md, sections 5 and 7.1.
 //
 //go:embed events.json
 var specification []byte
@@ -19,6 +19,7 @@ var specification []byte
 type Specified struct {
 	Name        string
 	Ordinal     uint16 // index in TSEM's table of names
+	Later       bool   // not in TSEM v3
 	ExportType  string `json:"export_type"` // "event", "async_event", or empty: never exported
 	Description string
 	Shape       string // the layout of its object
@@ -30,7 +31,7 @@ type Specified struct {
 // Param is a value in the object of an event.
 type Param struct{ Path, Format, Encoding, Meaning, When string }
 
-// All returns every event of TSEM v3, in the order of the ordinals.
+// All returns every event, those of TSEM v3 first, in the order of the ordinals.
 func All() ([]Specified, error) {
 	var all []Specified
 	if err := json.Unmarshal(specification, &all); err != nil {
@@ -39,7 +40,7 @@ func All() ([]Specified, error) {
 	return all, nil
 }
 
-// Specification returns every event of TSEM v3 by its name.
+// Specification returns every event by its name.
 func Specification(t testing.TB) map[string]Specified {
 	t.Helper()
 	all, err := All()

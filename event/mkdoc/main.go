@@ -52,7 +52,17 @@ const (
 // A page is what the template makes docs/events.md of.
 type page struct {
 	Kernels []string // the names of the columns
-	All     []entry  // every event of TSEM v3, in the order of the ordinals
+	All     []entry  // every event, in the order of the ordinals: those of TSEM v3, and then later ones
+}
+
+// V3 returns the events of TSEM v3.
+func (p *page) V3() []entry { return p.events(false) }
+
+// Later returns the events of later versions.
+func (p *page) Later() []entry { return p.events(true) }
+
+func (p *page) events(later bool) []entry {
+	return slices.DeleteFunc(slices.Clone(p.All), func(e entry) bool { return e.Later != later })
 }
 
 // An entry is one event.
@@ -258,10 +268,18 @@ func (p *page) Kind(e entry) string {
 		}
 		phrase = strings.Join(each, ", ")
 	}
-	if v3 := "`" + e.ExportType + "`"; v3 != phrase {
+	if v3 := "`" + e.ExportType + "`"; !e.Later && v3 != phrase {
 		phrase += "; TSEM v3: " + v3
 	}
 	return phrase
+}
+
+// Section returns where the specification has the event.
+func (e entry) Section() string {
+	if e.Later {
+		return "71-event-types-beyond-v3"
+	}
+	return fmt.Sprintf("5%d-%s", e.Ordinal, e.Name)
 }
 
 // Object returns the object of the event in the example of the specification.

@@ -13,6 +13,7 @@ const (
 	ownFiles = "what [overlayfs](#overlayfs) does for itself"
 	ofItself = "the caller itself, asked for as 0"
 	ofAll    = "requests about all objects, as IPC_INFO"
+	ofLength = "The digest is of the content before, which may be gone before tsem-bpf has read it; then the digest is [not exact](records.md)."
 	ofACLs   = "For access control lists there are [rules of their own](#posix-acls)."
 )
 
@@ -32,6 +33,7 @@ var notes = map[string]note{
 	"file_lock":         {NoEvent: ownFiles},
 	"file_fcntl":        {NoEvent: ownFiles + "; what is about a descriptor and not about the file: F_DUPFD, F_DUPFD_CLOEXEC, F_DUPFD_QUERY, F_GETFD and F_SETFD, which shells call for each redirection"},
 	"file_receive":      {NoEvent: ownFiles},
+	"file_truncate":     {NoEvent: ownFiles, Remark: ofLength},
 	"socket_sendmsg":    {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
 	"sb_umount":         {Remark: "`mnt` is the root of the mount, and its `pathname` that inside the filesystem: mostly `/`."},
 	"sb_remount":        {Remark: "`s_flags` are those from before the change."},

@@ -71,6 +71,10 @@ func (s *Snapshot) Problems() (all []Problem) {
 				ns.Id, ns.Tasks, ns.Id, ns.Id)
 			continue
 		}
+		if status.Unclaimed() && status.Enforcing && status.Tasks > 0 {
+			found(Orphaned, ns, "namespace %d has no orchestrator and holds %d tasks back: let another one take it over, or tsem-bpf ns end %d",
+				ns.Id, ns.Tasks, ns.Id)
+		}
 		if silence := s.silence(ns); silence > silentAfter {
 			found(Silent, ns, "process %d, the keeper of namespace %d, has not been seen at work for %v: look whether it is stopped",
 				ns.Keeper, ns.Id, silence.Round(time.Second))

@@ -31,6 +31,18 @@ func TestProblems(t *testing.T) {
 		{"orphaned and closed", func(s *Snapshot) {
 			s.States[0].Keeper, s.States[0].Flags = 0, bpf.NamespaceOrphaned|bpf.NamespaceClosed
 		}, nil},
+		{"unclaimed", func(s *Snapshot) {
+			s.States[0].Flags |= bpf.NamespaceExternal | bpf.NamespaceOrchestrated | bpf.NamespaceEnforcing
+		}, []ProblemKind{Orphaned}},
+		{"orchestrated", func(s *Snapshot) {
+			s.States[0].Flags |= bpf.NamespaceExternal | bpf.NamespaceOrchestrated | bpf.NamespaceEnforcing
+			s.States[0].Orchestrator = 5
+		}, nil},
+		{"unclaimed, and nothing is refused", func(s *Snapshot) { s.States[0].Flags |= bpf.NamespaceExternal | bpf.NamespaceOrchestrated }, nil},
+		{"unclaimed without tasks", func(s *Snapshot) {
+			s.States[0].Flags |= bpf.NamespaceExternal | bpf.NamespaceOrchestrated | bpf.NamespaceEnforcing
+			s.States[0].Tasks = 0
+		}, nil},
 		{"being taken over", func(s *Snapshot) { s.States[0].Flags = bpf.NamespaceOrphaned }, nil},
 		{"beats", func(s *Snapshot) { s.States[0].Beat = uint64(s.Mono - time.Second) }, nil},
 		{"silent", func(s *Snapshot) { s.States[0].Beat = uint64(s.Mono - silentAfter - 1) }, []ProblemKind{Silent}},

@@ -75,7 +75,7 @@ define vm-test
 endef
 
 # What is about other programs more than about the kernel is tested on the newest alone.
-ONCE := DaemonManyAtOnce|DaemonOperations|Orchestrators|Prometheus|ScrapeCost|Service|Stress
+ONCE := DaemonManyAtOnce|DaemonOperations|DaemonTakeover|Orchestrators|Prometheus|ScrapeCost|Service|Stress
 # What takes the kernel half away again and again is tested on the newest and on one of the others: those
 # wait for a grace period for each hook, one after the other, so that such a test takes a minute. LEFT_OUT= leaves
 # out nothing of that.

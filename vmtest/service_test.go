@@ -100,7 +100,8 @@ func (m *manager) expect(name, want string) {
 }
 
 // TestService: with the rights that its unit leaves it the daemon does all its work. One that stands
-// still is ended, and another one takes its place.
+// still is ended, and another one takes its place, and so does one that is started anew while tasks wait. What enforces goes on each time, with
+// another orchestrator.
 func TestService(t *testing.T) {
 	needExternal(t)
 	m := startManager(t)
@@ -118,6 +119,7 @@ func TestService(t *testing.T) {
 		}
 	}
 	lives()
+	g := guard(t, folder)
 	stopped, err := strconv.Atoi(m.property("MainPID"))
 	check(t, err)
 	check(t, unix.Kill(stopped, unix.SIGSTOP))
@@ -125,6 +127,19 @@ func TestService(t *testing.T) {
 		time.Sleep(time.Second)
 	}
 	lives()
+	g.first.loses()
+	orchestrator := g.takeOver()
+	check(t, orchestrator.Process.Signal(unix.SIGSTOP))
+	g.waits()
+	m.do("restart")
+	m.expect("ActiveState", "active")
+	m.expect("StatusText", "1 namespaces, control plane at "+folder)
+	g.waits()
+	g.takeOver()
+	check(t, orchestrator.Process.Signal(unix.SIGCONT))
+	orchestrator.loses()
+	g.safe()
+	g.end()
 	m.do("stop")
 	m.expect("ActiveState", "inactive")
 	m.expect("Result", "success")

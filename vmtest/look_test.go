@@ -93,7 +93,7 @@ func TestLookInVain(t *testing.T) {
 	for range runtime.NumCPU() {
 		l := startLabor(t, config, fmt.Sprintf("early %d task_kill", signals), 1)
 		all = append(all, l)
-		state, _ := kernelState(t, l.n)
+		state, _ := kernelState(t, l.n.ID())
 		marking.Go(func() {
 			marks := 0
 			for !over.Load() {
@@ -130,7 +130,7 @@ func TestIdle(t *testing.T) {
 	defer n.Close()
 	cmd := exec.Command("sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do cat "+held+"; done; exec sleep 1000")
 	check(t, n.Start(cmd))
-	state, _ := kernelState(t, n)
+	state, _ := kernelState(t, n.ID())
 	waitFor(t, "the sleep", time.Minute, func() bool {
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid))
 		return string(name) == "sleep\n"

@@ -124,4 +124,5 @@ func TestPendingRelease(t *testing.T) {
 	if err := <-read; err != nil {
 		t.Error(err)
 	}
+	completeAccount(t, engine, n)
 }

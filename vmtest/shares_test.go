@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
-	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
 const (
@@ -52,31 +51,34 @@ func actNoisy(dir string, know func(string, string, ...any)) func() {
 	}
 }
 
-// kernelState returns what the kernel half has of a namespace, and its index.
-func kernelState(t *testing.T, n *namespace.Namespace) (*bpf.Namespace, uint32) {
+// kernelState returns what the kernel half has of the namespace with an id, and its index.
+func kernelState(t *testing.T, id uint64) (*bpf.Namespace, uint32) {
 	t.Helper()
 	for index := uint32(1); index < engine.NamespacesMax(); index++ { // 0 is none
-		if state := engine.Namespace(index); state.Id == n.ID() {
+		if state := engine.Namespace(index); state.Id == id {
 			return state, index
 		}
 	}
-	t.Fatalf("no namespace has the id %d", n.ID())
+	t.Fatalf("no namespace has the id %d", id)
 	return nil, 0
+}
+
+// magazineAt opens the magazine at an index.
+func magazineAt(t *testing.T, index uint32) *ebpf.Map {
+	t.Helper()
+	var id ebpf.MapID
+	check(t, engine.Map("magazines").Lookup(index, &id))
+	ring, err := ebpf.NewMapFromID(id)
+	check(t, err)
+	t.Cleanup(func() { ring.Close() })
+	return ring
 }
 
 // consumed returns how many bytes of the magazine at an index were read, ever: its first
 // page begins with that.
 func consumed(t *testing.T, index uint32) uint64 {
 	t.Helper()
-	var id ebpf.MapID
-	if err := engine.Map("magazines").Lookup(index, &id); err != nil {
-		t.Fatal(err)
-	}
-	ring, err := ebpf.NewMapFromID(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ring.Close()
+	ring := magazineAt(t, index)
 	page, err := unix.Mmap(ring.FD(), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +113,7 @@ func TestNoisyEvent(t *testing.T) {
 	}
 	t.Log(o.totals.Balance)
 
-	state, index := kernelState(t, n)
+	state, index := kernelState(t, n.ID())
 	if read := consumed(t, index); state.Claimed != read {
 		t.Errorf("%d bytes of the ring were claimed, %d read", state.Claimed, read)
 	}

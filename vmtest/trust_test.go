@@ -151,7 +151,7 @@ func TestTrustNoRoom(t *testing.T) {
 		if err := n.Export(context.Background(), event.Current, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		b := n.Totals().Balance
+		b := account(t, engine, n).Balance
 		if err := b.Err(); err != nil || b.Refused[0].Count < 2 {
 			t.Errorf("enforce %v: %v, %+v", enforce, err, b)
 		}

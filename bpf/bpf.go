@@ -8,15 +8,19 @@ package bpf
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
 
 // Version returns what tells objects apart: 16 hexadecimal digits of the digest of this one.
-func Version() string {
+func Version() string { return version() }
+
+// version is computed once: each status of the kernel half has it, and the object is large.
+var version = sync.OnceValue(func() string {
 	sum := sha256.Sum256(_TsemBytes)
 	return hex.EncodeToString(sum[:8])
-}
+})
 
 // Load returns the object, ready for pruning and loading; package loader does that.
 // Each call returns a new one.

@@ -87,6 +87,9 @@ type Engine struct {
 	keeper   uint32
 	memory   []byte            // the mapped map `namespaces`
 	skipped  map[string]uint64 // what allSkipped was when it was opened
+
+	mu        sync.Mutex
+	constants constants // without id: they were not read yet
 }
 
 // Prepare probes the kernel and returns the object as Load loads it there: without the

@@ -15,6 +15,9 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
@@ -57,13 +60,56 @@ type NamespaceStatus struct {
 // ID returns what tells this kernel half from every other one, of other hosts, boots and
 // installations too: 16 hexadecimal digits. It is the same from each process that uses it.
 func (e *Engine) ID() (string, error) {
+	c, err := e.constant()
+	return c.id, err
+}
+
+// constants are what does not change as long as there is this kernel half, and is asked for again and again.
+type constants struct {
+	id     string
+	memory uint64               // bytes of the maps that take all of it when they are made
+	grow   map[string]*ebpf.Map // the others, which take it as entries come
+}
+
+// constant returns the constants, which it reads the first time.
+func (e *Engine) constant() (constants, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.constants.id != "" {
+		return e.constants, nil
+	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // as that of the host in containers
 	if err != nil {
-		return "", fmt.Errorf("tell this boot from others: %w", err)
+		return constants{}, fmt.Errorf("tell this boot from others: %w", err)
 	}
 	// A map's id is not given again for 2^31 maps (kernel/bpf/syscall.c, bpf_map_alloc_id).
 	sum := sha256.Sum256(fmt.Appendf(boot, "%d", mapID(e.Map("namespaces"))))
-	return hex.EncodeToString(sum[:8]), nil
+	c := constants{id: hex.EncodeToString(sum[:8]), grow: make(map[string]*ebpf.Map)}
+	still := make(map[string]*ebpf.Map)
+	for name, m := range e.maps {
+		if m.Flags()&unix.BPF_F_NO_PREALLOC != 0 {
+			c.grow[name] = m
+		} else {
+			still[name] = m
+		}
+	}
+	if c.memory, err = memoryOf(still); err == nil {
+		e.constants = c
+	}
+	return c, err
+}
+
+// memoryOf adds up the bytes of maps, as the kernel says it in /proc/self/fdinfo.
+func memoryOf(maps map[string]*ebpf.Map) (sum uint64, err error) {
+	for name, m := range maps {
+		info, err := m.Info()
+		if err != nil {
+			return 0, fmt.Errorf("map %s: %w", name, err)
+		}
+		bytes, _ := info.Memlock()
+		sum += bytes
+	}
+	return sum, nil
 }
 
 // Status returns the status of a kernel half that is pinned. What changes meanwhile may be in
@@ -73,20 +119,17 @@ func (e *Engine) Status() (*Status, error) {
 		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs),
 		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
 	}
-	var err error
-	if s.ID, err = e.ID(); err != nil {
+	c, err := e.constant()
+	if err != nil {
 		return nil, err
 	}
+	grown, err := memoryOf(c.grow)
+	if err != nil {
+		return nil, err
+	}
+	s.ID, s.Memory = c.id, c.memory+grown
 	if s.Detached, err = e.detached(s.Pinned); err != nil {
 		return nil, err
-	}
-	for name, m := range e.maps {
-		info, err := m.Info()
-		if err != nil {
-			return nil, fmt.Errorf("map %s: %w", name, err)
-		}
-		bytes, _ := info.Memlock()
-		s.Memory += bytes
 	}
 	var tgid uint32
 	var keeper bpf.Keeper

@@ -22,14 +22,47 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
+// A sample is the value of a series. Each scrape makes hundreds of them, which as metrics of prometheus.NewConstMetric took half
+// of its instructions.
+type sample struct {
+	family *family
+	labels []*dto.LabelPair
+	value  float64
+}
+
+// Desc implements prometheus.Metric.
+func (s *sample) Desc() *prometheus.Desc { return s.family.desc }
+
+// Write implements prometheus.Metric.
+func (s *sample) Write(out *dto.Metric) error {
+	out.Label = s.labels
+	if s.family.kind == counter {
+		out.Counter = &dto.Counter{Value: &s.value}
+	} else {
+		out.Gauge = &dto.Gauge{Value: &s.value}
+	}
+	return nil
+}
+
 // An emitter sends series with the same first labels.
 type emitter struct {
 	out    chan<- prometheus.Metric
-	labels []string
+	labels []*dto.LabelPair
 }
 
+// of returns an emitter of series with one label more.
+func (e emitter) of(l *label, value string) emitter {
+	return emitter{e.out, append(slices.Clip(e.labels), &dto.LabelPair{Name: &l.name, Value: &value})}
+}
+
+// put sends a series of a family, with the values of the labels that are not the first ones.
 func (e emitter) put(f *family, value float64, labels ...string) {
-	e.out <- prometheus.MustNewConstMetric(f.desc, f.kind, value, append(slices.Clip(e.labels), labels...)...)
+	s := &sample{f, append(make([]*dto.LabelPair, 0, len(f.labels)), e.labels...), value}
+	for i := range labels {
+		s.labels = append(s.labels, &dto.LabelPair{Name: &f.labels[len(e.labels)+i].name, Value: &labels[i]})
+	}
+	slices.SortFunc(s.labels, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
+	e.out <- s
 }
 
 func (e emitter) count(f *family, count uint64, labels ...string) {
@@ -63,10 +96,14 @@ func (e emitter) histogram(f *family, d *namespace.DecisionTimes) {
 			native[namespace.LeastDecision+i] = int64(n)
 		}
 	}
+	var labels []string
+	for _, l := range e.labels {
+		labels = append(labels, l.GetValue())
+	}
 	sum := d.Sum.Seconds()
 	e.out <- bothHistograms{
-		prometheus.MustNewConstHistogram(f.desc, count, sum, classic, e.labels...),
-		prometheus.MustNewConstNativeHistogram(f.desc, count, sum, native, nil, 0, 0, 0, time.Time{}, e.labels...),
+		prometheus.MustNewConstHistogram(f.desc, count, sum, classic, labels...),
+		prometheus.MustNewConstNativeHistogram(f.desc, count, sum, native, nil, 0, 0, 0, time.Time{}, labels...),
 	}
 }
 
@@ -108,7 +145,7 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.NewInvalidMetric(engineInfo.desc, err)
 		return
 	}
-	e := emitter{out, []string{s.Status.ID}}
+	e := emitter{out: out}.of(&engineLabel, s.Status.ID)
 	found := make(map[ProblemKind]uint64)
 	for _, p := range s.Problems() {
 		found[p.Kind]++
@@ -133,7 +170,7 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 	waiting := s.waiting()
 	for i := range s.States {
 		ns := &s.States[i]
-		s.collect(emitter{out, append(slices.Clip(e.labels), id(ns.Id))}, ns, waiting[ns.Id])
+		s.collect(e.of(&namespaceLabel, id(ns.Id)), ns, waiting[ns.Id])
 	}
 }
 
@@ -229,14 +266,15 @@ type Own struct {
 
 // keeperCollector shows what the keeper of a namespace counts.
 type keeperCollector struct {
-	labels []string
-	read   func() Own
+	engine    string
+	namespace uint64
+	read      func() Own
 }
 
 // NewKeeperCollector returns the collector of the keeper of a namespace of an engine, both
 // with their ids. read may be called from any goroutine.
 func NewKeeperCollector(engine string, namespace uint64, read func() Own) prometheus.Collector {
-	return &keeperCollector{[]string{engine, id(namespace)}, read}
+	return &keeperCollector{engine, namespace, read}
 }
 
 // Describe sends nothing, as that of the engine.
@@ -245,7 +283,7 @@ func (*keeperCollector) Describe(chan<- *prometheus.Desc) {}
 // Collect sends all series of the keeper.
 func (c *keeperCollector) Collect(out chan<- prometheus.Metric) {
 	own := c.read()
-	e := emitter{out, c.labels}
+	e := emitter{out: out}.of(&engineLabel, c.engine).of(&namespaceLabel, id(c.namespace))
 	t, d := &own.Totals, &own.Totals.Digests
 	e.count(keeperRead, t.Balance.Delivered)
 	e.count(keeperEarlier, t.Earlier)

@@ -234,8 +234,8 @@ func (k *kept) live() {
 			if k.unread.Swap(false) {
 				k.waits.Reopen()
 			}
-			close(now.accepted)
 			k.plane.say("process %d orchestrates namespace %d now", now.orchestrator, k.id)
+			close(now.accepted)
 		case <-stopped:
 			stopped, entered, claims, tasks = nil, nil, nil, false
 			leave()

@@ -23,7 +23,7 @@ UNKNOWN = 2**64 - 1  # a task number that nobody has
 WRONG = [
     " ", "lock", "Seal", "seal now", "enforce ", "external  cache=1", "external key=0", "external key=0g", "external digest=md5", "external cache=0",
     "export nsref=here", "external model=" + 112 * "x", "trusted", "trusted pid=5", "untrusted tnum=5", "trusted pid=0 tnum=5", "state", "base value=00",
-    "trusted pid=5 key=123", "trusted pid=4294967296 tnum=1", "\0", "external\0", 9000 * "x",
+    "takeover", "takeover id=0", "takeover id=1 pid=5", "trusted pid=5 key=123", "trusted pid=4294967296 tnum=1", "\0", "external\0", 9000 * "x",
 ]
 README = open(f"{PLANE}/README", "rb").read()
 AGGREGATE = open(f"{PLANE}/aggregate", "rb").read()
@@ -274,7 +274,9 @@ class Orchestrator:
 
     def within(self, one):
         """What a task in a namespace may not do."""
-        order, want = self.chance.choice((("external\n", e.EPERM), (one.words(), e.EINVAL), ("aggregate", e.EACCES), ("id", e.EACCES if one.sealed else 0)))
+        takeover = f"takeover id={one.id}" + (f" key={one.key}" if one.key else "") + "\n"
+        order, want = self.chance.choice((
+            ("external\n", e.EPERM), (takeover, e.EPERM), (one.words(), e.EINVAL), ("aggregate", e.EACCES), ("id", e.EACCES if one.sealed else 0)))
         os.write(one.tell, order.encode())
         result = one.answer()
         assert result == want, f"{order!r} in a namespace: {name(result)}, want {name(want)}"
@@ -324,6 +326,7 @@ class Orchestrator:
             self.poll(file)
         elif choice < 970:
             self.write(self.chance.choice(WRONG) + self.chance.choice(("\n", "\n", "")), e.EINVAL)
+            self.write(f"takeover id={UNKNOWN}\n", e.ENOENT)
         else:
             self.steal()
 

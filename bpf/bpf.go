@@ -71,6 +71,10 @@ type Record = tsemTsemRecord
 // TaskIDRoom is the length of a value of the map `task_ids` (struct tsem_task_id in state.h).
 const TaskIDRoom = len(tsemTsemTaskId{}.Digest)
 
+// HookLater is the first ordinal of hooks whose events are those of later versions than TSEM v3 (enum
+// tsem_hook in record.h).
+const HookLater = int(tsemTsemHookTSEM_HOOK_LATER)
+
 // HookMax is one more than the highest ordinal of a hook (enum tsem_hook in record.h).
 const HookMax = int(tsemTsemHookTSEM_HOOK_MAX)
 

@@ -38,13 +38,13 @@ SHARED int describe_dentry(struct buffer *buf, __u64 dentry, bool creator_owns)
 	return 0;
 }
 
-SHARED int describe_mounted_dentry(struct buffer *buf, __u64 dentry, __u64 mnt)
+SHARED int describe_mounted_dentry(struct buffer *buf, __u64 dentry, __u64 mnt, bool creator_owns)
 {
 	struct created created = {};
 
 	if (!buf)
 		return 0;
-	entry_inode(buf, dentry, false, &created);
+	entry_inode(buf, dentry, creator_owns, &created);
 	describe_place(buf, dentry, mnt, &created);
 	return 0;
 }
@@ -63,7 +63,24 @@ static __always_inline void cell_mounted_dentry(struct event *e, const struct pa
 {
 	__u64 dentry = address_of(e->buf, path->dentry);
 
-	describe_mounted_dentry(e->buf, dentry, address_of(e->buf, path->mnt));
+	describe_mounted_dentry(e->buf, dentry, address_of(e->buf, path->mnt), false);
+}
+
+/* That of an entry of a directory, which is seen through the mount of the directory. */
+static __always_inline void cell_entry(struct event *e, const struct path *dir,
+				       const struct dentry *entry, bool creator_owns)
+{
+	__u64 dentry = address_of(e->buf, entry);
+
+	describe_mounted_dentry(e->buf, dentry, address_of(e->buf, dir->mnt), creator_owns);
+}
+
+/* The inode of a directory. */
+static __always_inline void cell_directory(struct event *e, const struct path *dir)
+{
+	__u64 dentry = address_of(e->buf, dir->dentry);
+
+	describe_inode(e->buf, address_of(e->buf, FIELD(struct dentry, dentry, d_inode)));
 }
 
 /* The directory entry of an inode that is about to be created. */

@@ -5,7 +5,8 @@
  *
  * HOOK(name, ordinal, context): ordinal is the index of the event type in
  * TSEM v3's name table and is never reused. What v3 does not have, events of later
- * versions, counts on behind capset: their indices differ from version to version.
+ * versions, counts on behind capset: their indices differ from version to version. They
+ * are attached only where a namespace wants their events, but for what keeps books too.
  * context is SLEEPABLE where the kernel lets a BPF LSM program sleep in the hook and
  * TSEM does (record kind `event`), ATOMIC elsewhere (`async_event`).
  */
@@ -99,7 +100,20 @@
 	HOOK(capable, 85, ATOMIC)			\
 	HOOK(capget, 86, ATOMIC)			\
 	HOOK(capset, 87, ATOMIC)			\
-	HOOK(file_truncate, 89, ATOMIC)
+	HOOK(file_ioctl_compat, 88, ATOMIC)		\
+	HOOK(file_truncate, 89, ATOMIC)			\
+	HOOK(bprm_check_security, 90, SLEEPABLE)	\
+	HOOK(userns_create, 91, SLEEPABLE)		\
+	HOOK(path_truncate, 92, SLEEPABLE)		\
+	HOOK(path_unlink, 93, SLEEPABLE)		\
+	HOOK(path_mkdir, 94, SLEEPABLE)			\
+	HOOK(path_rmdir, 95, SLEEPABLE)			\
+	HOOK(path_symlink, 96, SLEEPABLE)		\
+	HOOK(path_mknod, 97, ATOMIC)			\
+	HOOK(path_link, 98, SLEEPABLE)			\
+	HOOK(path_rename, 99, SLEEPABLE)		\
+	HOOK(cred_prepare, 100, SLEEPABLE)		\
+	HOOK(task_alloc, 101, ATOMIC)
 
 /* The exec bookkeeping record; TSEM has the name but never exports it. */
 #define TSEM_ORDINAL_bprm_committed_creds 1

@@ -39,6 +39,8 @@ enum tsem_hook {
 #define HOOK(name, ordinal, context) TSEM_HOOK_##name = ordinal,
 	TSEM_HOOKS(HOOK)
 #undef HOOK
+	/* From here on: of later versions than TSEM v3. Attached only where a namespace wants their events. */
+	TSEM_HOOK_LATER = 88,
 	/* All ordinals are less: a mask of hooks has a bit for each (events, deny in state.h). */
 	TSEM_HOOK_MAX = 128,
 };

@@ -12,6 +12,7 @@
 #include "hooks/task.c"
 #include "hooks/file.c"
 #include "hooks/inode.c"
+#include "hooks/path.c"
 #include "hooks/mount.c"
 #include "hooks/socket.c"
 #include "hooks/tun.c"

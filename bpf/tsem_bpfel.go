@@ -121,7 +121,21 @@ const (
 	tsemTsemHookTSEM_HOOK_capable             tsemTsemHook = 85
 	tsemTsemHookTSEM_HOOK_capget              tsemTsemHook = 86
 	tsemTsemHookTSEM_HOOK_capset              tsemTsemHook = 87
+	tsemTsemHookTSEM_HOOK_fileIoctlCompat     tsemTsemHook = 88
 	tsemTsemHookTSEM_HOOK_fileTruncate        tsemTsemHook = 89
+	tsemTsemHookTSEM_HOOK_bprmCheckSecurity   tsemTsemHook = 90
+	tsemTsemHookTSEM_HOOK_usernsCreate        tsemTsemHook = 91
+	tsemTsemHookTSEM_HOOK_pathTruncate        tsemTsemHook = 92
+	tsemTsemHookTSEM_HOOK_pathUnlink          tsemTsemHook = 93
+	tsemTsemHookTSEM_HOOK_pathMkdir           tsemTsemHook = 94
+	tsemTsemHookTSEM_HOOK_pathRmdir           tsemTsemHook = 95
+	tsemTsemHookTSEM_HOOK_pathSymlink         tsemTsemHook = 96
+	tsemTsemHookTSEM_HOOK_pathMknod           tsemTsemHook = 97
+	tsemTsemHookTSEM_HOOK_pathLink            tsemTsemHook = 98
+	tsemTsemHookTSEM_HOOK_pathRename          tsemTsemHook = 99
+	tsemTsemHookTSEM_HOOK_credPrepare         tsemTsemHook = 100
+	tsemTsemHookTSEM_HOOK_taskAlloc           tsemTsemHook = 101
+	tsemTsemHookTSEM_HOOK_LATER               tsemTsemHook = 88
 	tsemTsemHookTSEM_HOOK_MAX                 tsemTsemHook = 128
 )
 
@@ -180,7 +194,7 @@ type tsemTsemNamespace struct {
 	Denied          uint64
 	Late            uint64
 	Claimed         uint64
-	Shares          [90]struct {
+	Shares          [103]struct {
 		_       structs.HostLayout
 		Claimed uint64
 		Read    uint64
@@ -309,12 +323,15 @@ const (
 	tsemProgBpf                   = "bpf"
 	tsemProgBpfMap                = "bpf_map"
 	tsemProgBpfProg               = "bpf_prog"
+	tsemProgBprmCheckSecurity     = "bprm_check_security"
 	tsemProgBprmCommittedCreds    = "bprm_committed_creds"
 	tsemProgCapable               = "capable"
 	tsemProgCapget                = "capget"
 	tsemProgCapset                = "capset"
+	tsemProgCredPrepare           = "cred_prepare"
 	tsemProgFileFcntl             = "file_fcntl"
 	tsemProgFileIoctl             = "file_ioctl"
+	tsemProgFileIoctlCompat       = "file_ioctl_compat"
 	tsemProgFileLock              = "file_lock"
 	tsemProgFileOpen              = "file_open"
 	tsemProgFileReceive           = "file_receive"
@@ -357,6 +374,14 @@ const (
 	tsemProgMsgQueueMsgrcv        = "msg_queue_msgrcv"
 	tsemProgMsgQueueMsgsnd        = "msg_queue_msgsnd"
 	tsemProgNetlinkSend           = "netlink_send"
+	tsemProgPathLink              = "path_link"
+	tsemProgPathMkdir             = "path_mkdir"
+	tsemProgPathMknod             = "path_mknod"
+	tsemProgPathRename            = "path_rename"
+	tsemProgPathRmdir             = "path_rmdir"
+	tsemProgPathSymlink           = "path_symlink"
+	tsemProgPathTruncate          = "path_truncate"
+	tsemProgPathUnlink            = "path_unlink"
 	tsemProgPlaneChoose           = "plane_choose"
 	tsemProgProbe                 = "probe"
 	tsemProgPtraceAccessCheck     = "ptrace_access_check"
@@ -418,6 +443,7 @@ const (
 	tsemProgTunDevOpen            = "tun_dev_open"
 	tsemProgUnixMaySend           = "unix_may_send"
 	tsemProgUnixStreamConnect     = "unix_stream_connect"
+	tsemProgUsernsCreate          = "userns_create"
 	tsemVarBuffersCount           = "buffers_count"
 	tsemVarContract               = "contract"
 	tsemVarIdentityKey            = "identity_key"
@@ -483,12 +509,15 @@ type tsemProgramSpecs struct {
 	Bpf                   *ebpf.ProgramSpec `ebpf:"bpf"`
 	BpfMap                *ebpf.ProgramSpec `ebpf:"bpf_map"`
 	BpfProg               *ebpf.ProgramSpec `ebpf:"bpf_prog"`
+	BprmCheckSecurity     *ebpf.ProgramSpec `ebpf:"bprm_check_security"`
 	BprmCommittedCreds    *ebpf.ProgramSpec `ebpf:"bprm_committed_creds"`
 	Capable               *ebpf.ProgramSpec `ebpf:"capable"`
 	Capget                *ebpf.ProgramSpec `ebpf:"capget"`
 	Capset                *ebpf.ProgramSpec `ebpf:"capset"`
+	CredPrepare           *ebpf.ProgramSpec `ebpf:"cred_prepare"`
 	FileFcntl             *ebpf.ProgramSpec `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.ProgramSpec `ebpf:"file_ioctl"`
+	FileIoctlCompat       *ebpf.ProgramSpec `ebpf:"file_ioctl_compat"`
 	FileLock              *ebpf.ProgramSpec `ebpf:"file_lock"`
 	FileOpen              *ebpf.ProgramSpec `ebpf:"file_open"`
 	FileReceive           *ebpf.ProgramSpec `ebpf:"file_receive"`
@@ -531,6 +560,14 @@ type tsemProgramSpecs struct {
 	MsgQueueMsgrcv        *ebpf.ProgramSpec `ebpf:"msg_queue_msgrcv"`
 	MsgQueueMsgsnd        *ebpf.ProgramSpec `ebpf:"msg_queue_msgsnd"`
 	NetlinkSend           *ebpf.ProgramSpec `ebpf:"netlink_send"`
+	PathLink              *ebpf.ProgramSpec `ebpf:"path_link"`
+	PathMkdir             *ebpf.ProgramSpec `ebpf:"path_mkdir"`
+	PathMknod             *ebpf.ProgramSpec `ebpf:"path_mknod"`
+	PathRename            *ebpf.ProgramSpec `ebpf:"path_rename"`
+	PathRmdir             *ebpf.ProgramSpec `ebpf:"path_rmdir"`
+	PathSymlink           *ebpf.ProgramSpec `ebpf:"path_symlink"`
+	PathTruncate          *ebpf.ProgramSpec `ebpf:"path_truncate"`
+	PathUnlink            *ebpf.ProgramSpec `ebpf:"path_unlink"`
 	PlaneChoose           *ebpf.ProgramSpec `ebpf:"plane_choose"`
 	Probe                 *ebpf.ProgramSpec `ebpf:"probe"`
 	PtraceAccessCheck     *ebpf.ProgramSpec `ebpf:"ptrace_access_check"`
@@ -592,6 +629,7 @@ type tsemProgramSpecs struct {
 	TunDevOpen            *ebpf.ProgramSpec `ebpf:"tun_dev_open"`
 	UnixMaySend           *ebpf.ProgramSpec `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.ProgramSpec `ebpf:"unix_stream_connect"`
+	UsernsCreate          *ebpf.ProgramSpec `ebpf:"userns_create"`
 }
 
 // tsemMapSpecs contains maps before they are loaded into the kernel.
@@ -723,12 +761,15 @@ type tsemPrograms struct {
 	Bpf                   *ebpf.Program `ebpf:"bpf"`
 	BpfMap                *ebpf.Program `ebpf:"bpf_map"`
 	BpfProg               *ebpf.Program `ebpf:"bpf_prog"`
+	BprmCheckSecurity     *ebpf.Program `ebpf:"bprm_check_security"`
 	BprmCommittedCreds    *ebpf.Program `ebpf:"bprm_committed_creds"`
 	Capable               *ebpf.Program `ebpf:"capable"`
 	Capget                *ebpf.Program `ebpf:"capget"`
 	Capset                *ebpf.Program `ebpf:"capset"`
+	CredPrepare           *ebpf.Program `ebpf:"cred_prepare"`
 	FileFcntl             *ebpf.Program `ebpf:"file_fcntl"`
 	FileIoctl             *ebpf.Program `ebpf:"file_ioctl"`
+	FileIoctlCompat       *ebpf.Program `ebpf:"file_ioctl_compat"`
 	FileLock              *ebpf.Program `ebpf:"file_lock"`
 	FileOpen              *ebpf.Program `ebpf:"file_open"`
 	FileReceive           *ebpf.Program `ebpf:"file_receive"`
@@ -771,6 +812,14 @@ type tsemPrograms struct {
 	MsgQueueMsgrcv        *ebpf.Program `ebpf:"msg_queue_msgrcv"`
 	MsgQueueMsgsnd        *ebpf.Program `ebpf:"msg_queue_msgsnd"`
 	NetlinkSend           *ebpf.Program `ebpf:"netlink_send"`
+	PathLink              *ebpf.Program `ebpf:"path_link"`
+	PathMkdir             *ebpf.Program `ebpf:"path_mkdir"`
+	PathMknod             *ebpf.Program `ebpf:"path_mknod"`
+	PathRename            *ebpf.Program `ebpf:"path_rename"`
+	PathRmdir             *ebpf.Program `ebpf:"path_rmdir"`
+	PathSymlink           *ebpf.Program `ebpf:"path_symlink"`
+	PathTruncate          *ebpf.Program `ebpf:"path_truncate"`
+	PathUnlink            *ebpf.Program `ebpf:"path_unlink"`
 	PlaneChoose           *ebpf.Program `ebpf:"plane_choose"`
 	Probe                 *ebpf.Program `ebpf:"probe"`
 	PtraceAccessCheck     *ebpf.Program `ebpf:"ptrace_access_check"`
@@ -832,6 +881,7 @@ type tsemPrograms struct {
 	TunDevOpen            *ebpf.Program `ebpf:"tun_dev_open"`
 	UnixMaySend           *ebpf.Program `ebpf:"unix_may_send"`
 	UnixStreamConnect     *ebpf.Program `ebpf:"unix_stream_connect"`
+	UsernsCreate          *ebpf.Program `ebpf:"userns_create"`
 }
 
 func (p *tsemPrograms) Close() error {
@@ -840,12 +890,15 @@ func (p *tsemPrograms) Close() error {
 		p.Bpf,
 		p.BpfMap,
 		p.BpfProg,
+		p.BprmCheckSecurity,
 		p.BprmCommittedCreds,
 		p.Capable,
 		p.Capget,
 		p.Capset,
+		p.CredPrepare,
 		p.FileFcntl,
 		p.FileIoctl,
+		p.FileIoctlCompat,
 		p.FileLock,
 		p.FileOpen,
 		p.FileReceive,
@@ -888,6 +941,14 @@ func (p *tsemPrograms) Close() error {
 		p.MsgQueueMsgrcv,
 		p.MsgQueueMsgsnd,
 		p.NetlinkSend,
+		p.PathLink,
+		p.PathMkdir,
+		p.PathMknod,
+		p.PathRename,
+		p.PathRmdir,
+		p.PathSymlink,
+		p.PathTruncate,
+		p.PathUnlink,
 		p.PlaneChoose,
 		p.Probe,
 		p.PtraceAccessCheck,
@@ -949,6 +1010,7 @@ func (p *tsemPrograms) Close() error {
 		p.TunDevOpen,
 		p.UnixMaySend,
 		p.UnixStreamConnect,
+		p.UsernsCreate,
 	)
 }
 

@@ -164,6 +164,7 @@ func TestContract(t *testing.T) {
 		`#define TSEM_VALUE_MAX (\d+)`:      valueMax,
 		`\bTSEM_CELL_CUT = (\d+)`:           cellCut,
 		`at most (\d+) bytes follow`:        addressMax,
+		`\bTSEM_HOOK_LATER = (\d+)`:         int(firstLater),
 		`\bTSEM_HOOK_MAX = (\d+)`:           hooksMax,
 	} {
 		m := regexp.MustCompile(pattern).FindSubmatch(header)

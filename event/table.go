@@ -139,7 +139,20 @@ var table = []row{
 	{85, "capable", KindAsync, []member{{"cap", s32}, {"opts", u32}}},
 	{86, "capget", KindAsync, []member{{"target", taskID}, {"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
 	{87, "capset", KindAsync, []member{{"effective", hex64}, {"inheritable", hex64}, {"permitted", hex64}}},
+	{88, "file_ioctl_compat", KindEvent, []member{{"file", file}, {"cmd", u32}}},
 	{89, "file_truncate", KindEvent, []member{{"file", file}}},
+	{90, "bprm_check_security", KindEvent, []member{{"file", file}}},
+	{91, "userns_create", KindEvent, []member{{"cred", creds}}},
+	{92, "path_truncate", KindEvent, []member{{"path", dentry}}},
+	{93, "path_unlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
+	{94, "path_mkdir", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}}},
+	{95, "path_rmdir", KindEvent, []member{{"dir", inode}, {"dentry", dentry}}},
+	{96, "path_symlink", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"old_name", text}}},
+	{97, "path_mknod", KindEvent, []member{{"dir", inode}, {"dentry", dentry}, {"mode", octal}, {"dev", device}}},
+	{98, "path_link", KindEvent, []member{{"old_dentry", dentry}, {"dir", inode}, {"new_dentry", dentry}}},
+	{99, "path_rename", KindEvent, []member{{"old_dir", inode}, {"old_dentry", dentry}, {"new_dir", inode}, {"new_dentry", dentry}, {"flags", u32}}},
+	{100, "cred_prepare", KindEvent, []member{{"cred", creds}}},
+	{101, "task_alloc", KindEvent, []member{{"flags", u64}}},
 }
 
 // A cellSet is a set of cell types.

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -60,6 +61,20 @@ func eventKinds(spec *ebpf.CollectionSpec) (map[string]bool, error) {
 	return kinds, nil
 }
 
+// ordinals returns the ordinals of hooks that have one, by name: those of bpf/hooks.h, from the types of
+// the object.
+func ordinals(spec *ebpf.CollectionSpec) (map[string]uint16, error) {
+	var list *btf.Enum
+	if err := spec.Types.TypeByName("tsem_hook", &list); err != nil {
+		return nil, err
+	}
+	found := make(map[string]uint16)
+	for _, v := range list.Values {
+		found[strings.TrimPrefix(v.Name, "TSEM_HOOK_")] = uint16(v.Value)
+	}
+	return found, nil
+}
+
 func sleeps(p *ebpf.ProgramSpec) bool { return p.Flags&unix.BPF_F_SLEEPABLE != 0 }
 
 // hookNames returns the hooks of the object, sorted.
@@ -80,6 +95,7 @@ type Engine struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
 	inner    map[string]*ebpf.MapSpec // of arrays of maps
+	linking  sync.Mutex               // guards links
 	links    map[string]link.Link     // by program
 	pins     *pins                    // where it is pinned
 	users    *os.File                 // nil: it is only looked at
@@ -123,14 +139,10 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	if err := omitKfuncs(spec, functions(kernel)); err != nil {
 		return nil, nil, err
 	}
-	sleepable, err := settleSleep(spec, support)
-	if err != nil {
-		return nil, nil, err
-	}
-	return spec, support, configure(spec, sleepable, support.Tier)
+	return spec, support, configure(spec, settleSleep(spec, support), support.Tier)
 }
 
-// load probes the kernel, loads the object and attaches every program. The calling process
+// load probes the kernel, loads the object and attaches every program, but for what Attach does. The calling process
 // becomes a keeper.
 func load() (*Engine, error) {
 	cache := btf.NewCache()
@@ -158,11 +170,7 @@ func load() (*Engine, error) {
 // settleSleep makes every program atomic that may not sleep on this kernel, because of
 // its hook or of the tier. It returns which hooks may, by their ordinal: the value of the
 // variable sleepable in maps.h, which decides what a record is and whether it waits.
-func settleSleep(spec *ebpf.CollectionSpec, support *Support) ([]bool, error) {
-	var ordinals *btf.Enum
-	if err := spec.Types.TypeByName("tsem_hook", &ordinals); err != nil {
-		return nil, err
-	}
+func settleSleep(spec *ebpf.CollectionSpec, support *Support) []bool {
 	sleepable := make([]bool, bpf.HookMax)
 	for _, h := range support.Hooks {
 		program := spec.Programs[h.Name]
@@ -173,13 +181,11 @@ func settleSleep(spec *ebpf.CollectionSpec, support *Support) ([]bool, error) {
 			program.Flags &^= unix.BPF_F_SLEEPABLE
 			continue
 		}
-		for _, v := range ordinals.Values {
-			if v.Name == "TSEM_HOOK_"+h.Name {
-				sleepable[v.Value] = true
-			}
+		if h.Ordinal != 0 {
+			sleepable[h.Ordinal] = true
 		}
 	}
-	return sleepable, nil
+	return sleepable
 }
 
 // configure sets what the programs have to know before they are verified.
@@ -262,12 +268,53 @@ func (e *Engine) start() error {
 		return err
 	}
 	var others []string
+	later := e.onDemand(allEvents)
 	for name, program := range e.programs {
-		if attaches(name, program) && !slices.Contains(indispensable, name) {
+		if attaches(name, program) && !slices.Contains(indispensable, name) && !slices.Contains(later, name) {
 			others = append(others, name)
 		}
 	}
 	return e.attach(others)
+}
+
+// allEvents is the mask of all events, as in bpf.Namespace.
+var allEvents = [2]uint64{math.MaxUint64, math.MaxUint64}
+
+// onDemand returns the programs that are attached only where a namespace wants their events, if one has
+// such a mask. This kernel may not have all of them.
+func (e *Engine) onDemand(wanted [2]uint64) (names []string) {
+	for _, h := range e.support.Hooks {
+		if h.onDemand() && e.programs[h.Name] != nil && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
+			names = append(names, h.Name)
+		}
+	}
+	return names
+}
+
+// Attach attaches the programs of later versions' events that a namespace is about to want, unless they
+// are, so that nobody has them who does not ask for them: the other programs are attached from the
+// beginning. They stay as long as the kernel half. wanted is as in bpf.Namespace.
+func (e *Engine) Attach(wanted [2]uint64) error {
+	names := e.onDemand(wanted)
+	if len(names) == 0 {
+		return nil
+	}
+	lock, err := e.pins.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	pinned := e.isPinned()
+	if names, err = e.unlinked(names, pinned); err != nil {
+		return err
+	}
+	if err := e.attach(names); err != nil || !pinned {
+		return err
+	}
+	if err := pinLinks(e.links, names, e.pins.folder()); err != nil {
+		return fmt.Errorf("pin what was attached: %w", err)
+	}
+	return nil
 }
 
 // join makes this process a keeper.
@@ -288,7 +335,6 @@ func (e *Engine) join() error {
 
 // attach attaches programs at the same time: the kernel waits long for each.
 func (e *Engine) attach(names []string) error {
-	var mu sync.Mutex
 	var group errgroup.Group
 	for _, name := range names {
 		group.Go(func() error {
@@ -296,8 +342,8 @@ func (e *Engine) attach(names []string) error {
 			if err != nil {
 				return explainAttach(name, err)
 			}
-			mu.Lock()
-			defer mu.Unlock()
+			e.linking.Lock()
+			defer e.linking.Unlock()
 			e.links[name] = l
 			return nil
 		})

@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +42,7 @@ const (
 	pinLink    = "link_"
 )
 
-// aboutMax is the size of the map `about`: more than three times what it says of 86 events.
+// aboutMax is the size of the map `about`: nearly three times what it says of 100 events.
 const aboutMax = 32 << 10
 
 // about is what whoever opens a pinned kernel half has to know of it, without looking at the
@@ -233,8 +236,13 @@ func (p *pins) fill(folder string, e *Engine) error {
 			return err
 		}
 	}
-	for name, l := range e.links {
-		if err := l.Pin(filepath.Join(folder, pinLink+name)); err != nil {
+	return pinLinks(e.links, slices.Collect(maps.Keys(e.links)), folder)
+}
+
+// pinLinks pins the links of some programs in a folder.
+func pinLinks(links map[string]link.Link, programs []string, folder string) error {
+	for _, name := range programs {
+		if err := links[name].Pin(filepath.Join(folder, pinLink+name)); err != nil {
 			return err
 		}
 	}
@@ -276,7 +284,7 @@ func (p *pins) open() (*Engine, error) {
 	}
 	e := &Engine{
 		stays: a.Stays, support: a.Support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program),
-		inner: make(map[string]*ebpf.MapSpec), pins: p,
+		inner: make(map[string]*ebpf.MapSpec), links: make(map[string]link.Link), pins: p,
 	}
 	for name, m := range a.Inner {
 		e.inner[name] = &ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.Entries, Flags: m.Flags}

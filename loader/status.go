@@ -147,21 +147,44 @@ func (e *Engine) Status() (*Status, error) {
 // detached returns the programs that were attached and have no link any more, as far as this
 // process can know: another one may hold links that are not pinned.
 func (e *Engine) detached(pinned bool) ([]string, error) {
-	detached := []string{}
+	names := e.onDemand(e.wanted())
+	later := e.onDemand(allEvents)
+	for name, program := range e.programs {
+		if attaches(name, program) && !slices.Contains(later, name) {
+			names = append(names, name)
+		}
+	}
+	detached, err := e.unlinked(names, pinned)
+	slices.Sort(detached)
+	return append([]string{}, detached...), err
+}
+
+// wanted returns which events any namespace wants.
+func (e *Engine) wanted() (all [2]uint64) {
+	e.namespaces(func(_ uint32, ns *bpf.Namespace) {
+		for i := range all {
+			all[i] |= atomic.LoadUint64(&ns.Events[i])
+		}
+	})
+	return all
+}
+
+// unlinked returns those of some programs that have no link, as far as this process can know.
+func (e *Engine) unlinked(programs []string, pinned bool) (without []string, err error) {
 	var names []string
 	if pinned {
-		var err error
 		if names, err = e.pins.names(e.pins.folder()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
-	for name, program := range e.programs {
-		if attaches(name, program) && e.links[name] == nil && !slices.Contains(names, pinLink+name) {
-			detached = append(detached, name)
+	e.linking.Lock()
+	defer e.linking.Unlock()
+	for _, name := range programs {
+		if e.links[name] == nil && !slices.Contains(names, pinLink+name) {
+			without = append(without, name)
 		}
 	}
-	slices.Sort(detached)
-	return detached, nil
+	return without, nil
 }
 
 // States returns the states of the namespaces that there are, by index, but for those that are Unnamed.

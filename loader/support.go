@@ -66,10 +66,17 @@ func (e *SupportError) Unwrap() error { return e.Err }
 // HookSupport is what the kernel makes of one hook.
 type HookSupport struct {
 	Name      string `json:"name"`
+	Ordinal   uint16 `json:"ordinal"` // of its events or exec records (bpf/hooks.h); 0: it has none
 	Present   bool   `json:"present"`
 	Sleepable bool   `json:"sleepable"`
 	Event     bool   `json:"event"` // raises events; else it is for bookkeeping only
 	Waits     bool   `json:"waits"` // its events can wait for a verdict
+}
+
+// onDemand says whether the program of the hook is attached only where a namespace wants its events. One
+// that keeps books too is there from the beginning.
+func (h *HookSupport) onDemand() bool {
+	return int(h.Ordinal) >= bpf.HookLater && !slices.Contains(indispensable, h.Name)
 }
 
 // Support is what a kernel offers.
@@ -85,6 +92,7 @@ type Support struct {
 // younger are hooks that were made of another one, which the kernels without them call
 // instead: nothing is missing there.
 var younger = []string{
+	"file_ioctl_compat",                                  // 6.8, of file_ioctl
 	"file_truncate",                                      // 6.2, of path_truncate
 	"inode_get_acl", "inode_remove_acl", "inode_set_acl", // 6.2, of inode_getxattr and so on
 }
@@ -189,9 +197,13 @@ func (s *Support) probeHooks(spec *ebpf.CollectionSpec, cache *btf.Cache, has fu
 	if err != nil {
 		return err
 	}
+	ordinals, err := ordinals(spec)
+	if err != nil {
+		return err
+	}
 	for _, name := range hookNames(spec) {
 		maySleep, raises := kinds[name]
-		h := HookSupport{Name: name, Present: has("bpf_lsm_" + name), Event: raises}
+		h := HookSupport{Name: name, Ordinal: ordinals[name], Present: has("bpf_lsm_" + name), Event: raises}
 		if h.Present {
 			sleepable, err := canSleep(name, cache)
 			if err != nil {

@@ -230,6 +230,9 @@ func (n *Namespace) setDigest(hash crypto.Hash) {
 }
 
 func (n *Namespace) make() error {
+	if err := n.engine.Attach(n.config.events()); err != nil {
+		return err
+	}
 	share := uint32(n.config.Cache << 10)
 	reserve := share * n.shares()
 	size := max(minMagazine, uint32(1)<<bits.Len32(2*reserve-1))

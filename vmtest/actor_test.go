@@ -5,6 +5,7 @@
 package vmtest
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,6 +99,13 @@ func must(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "actor:", err)
 		os.Exit(1)
+	}
+}
+
+// mustFail ends the actor unless a call has failed with the errno that is wanted.
+func mustFail(what string, err error, want unix.Errno) {
+	if err != want {
+		must(fmt.Errorf("%s: %w, want %w", what, err, want))
 	}
 }
 
@@ -230,6 +238,52 @@ const (
 // bpfCgroupSockAddr is BPF_PROG_TYPE_CGROUP_SOCK_ADDR.
 const bpfCgroupSockAddr = 18
 
+// fioClex is FIOCLEX of include/uapi/asm-generic/ioctls.h, which has no argument.
+const fioClex = 0x5451
+
+// compatIoctl returns an ioctl without argument as a 32 bit program calls it: by int 0x80, which a 64 bit one
+// can use too. The call is machine code in memory that is made for it, where its result is put as well.
+func compatIoctl(fd, cmd int) func() error {
+	memory, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
+	must(err)
+	const result = 64                                                        // where in the memory
+	code := []byte{0xb8, 54, 0, 0, 0}                                        // mov eax, 54: ioctl
+	code = binary.LittleEndian.AppendUint32(append(code, 0xbb), uint32(fd))  // mov ebx, fd
+	code = binary.LittleEndian.AppendUint32(append(code, 0xb9), uint32(cmd)) // mov ecx, cmd
+	code = append(code, 0x31, 0xd2, 0xcd, 0x80, 0x89, 0x05)                  // xor edx, edx; int 0x80; mov [rip+...], eax
+	code = binary.LittleEndian.AppendUint32(code, uint32(result-len(code)-4))
+	copy(memory, append(code, 0xc3)) // ret
+	// A function of Go is a pointer to the address of its code; this one keeps to what Go wants of registers.
+	entry := &struct{ code *byte }{&memory[0]}
+	run := *(*func())(unsafe.Pointer(&entry))
+	return func() error {
+		run()
+		return unix.Errno(-int32(binary.LittleEndian.Uint32(memory[result:])))
+	}
+}
+
+// execProgram executes a file that is no program, which the test put into the actor's folder.
+func execProgram(dir string) error {
+	path, err := unix.BytePtrFromString(dir + "/program")
+	must(err)
+	argv := [2]*byte{path}
+	_, _, errno := unix.Syscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argv)), 0)
+	return errno
+}
+
+// cloneSelf makes a task that does not begin to live: it shall have the number of the caller.
+func cloneSelf(flags uint64) error {
+	self := int32(unix.Gettid())
+	// struct clone_args (include/uapi/linux/sched.h)
+	args := struct {
+		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+		setTID                                                               *int32
+		setTIDSize, cgroup                                                   uint64
+	}{flags: flags, exitSignal: uint64(unix.SIGCHLD), setTID: &self, setTIDSize: 1}
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	return errno
+}
+
 // plain is a file that the test put into the actor's folder.
 func plain(dir string) string { return dir + "/plain" }
 
@@ -336,6 +390,12 @@ var acts = map[string]act{
 			must(err)
 		}
 	},
+	"file_ioctl_compat": func(dir string, know func(string, string, ...any)) func() {
+		fd := open(plain(dir), unix.O_RDONLY, 0)
+		knowFlags(fd, know)
+		ioctl := compatIoctl(fd, fioClex)
+		return func() { mustFail("ioctl of 32 bits", ioctl(), unix.Errno(0)) }
+	},
 	"file_lock": func(dir string, know func(string, string, ...any)) func() {
 		fd := open(plain(dir), unix.O_RDONLY, 0)
 		knowFlags(fd, know)
@@ -346,9 +406,7 @@ var acts = map[string]act{
 		knowFlags(fd, know)
 		return func() {
 			// More than ext4 can have: the content stays, and its digest is known.
-			if err := unix.Ftruncate(fd, 1<<60); err != unix.EFBIG {
-				must(fmt.Errorf("a file of 2^60 bytes: %w", err))
-			}
+			mustFail("a file of 2^60 bytes", unix.Ftruncate(fd, 1<<60), unix.EFBIG)
 		}
 	},
 	"file_fcntl": func(dir string, know func(string, string, ...any)) func() {
@@ -464,6 +522,56 @@ var acts = map[string]act{
 		return func() {
 			must(unix.Setxattr(plain(dir), "user.test", []byte{0, 1, 2, 0xff}, unix.XATTR_CREATE))
 			must(unix.Setxattr(plain(dir), "user.empty", nil, 0))
+		}
+	},
+	"path_truncate": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Truncate(plain(dir), 1<<33)) }
+	},
+	"path_unlink": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Unlink(plain(dir))) }
+	},
+	"path_mkdir": func(dir string, know func(string, string, ...any)) func() {
+		unix.Umask(0o022)
+		return func() { must(unix.Mkdir(dir+"/made", 0o757)) }
+	},
+	"path_rmdir": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Rmdir(dir + "/old")) }
+	},
+	"path_symlink": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Symlink("../what/there is not", dir+"/symbolic")) }
+	},
+	"path_mknod": func(dir string, know func(string, string, ...any)) func() {
+		unix.Umask(0o022)
+		return func() {
+			must(unix.Mknod(dir+"/node", unix.S_IFCHR|0o626, int(unix.Mkdev(300, 70_000))))
+			must(unix.Close(open(dir+"/file", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o600)))
+		}
+	},
+	"path_link": func(dir string, know func(string, string, ...any)) func() {
+		return func() { must(unix.Link(plain(dir), dir+"/linked")) }
+	},
+	"path_rename": func(dir string, know func(string, string, ...any)) func() {
+		must(unix.Mkdir(dir+"/sub", 0o750))
+		return func() {
+			must(unix.Renameat2(unix.AT_FDCWD, plain(dir), unix.AT_FDCWD, dir+"/sub/renamed", unix.RENAME_NOREPLACE))
+		}
+	},
+	"bprm_check_security": func(dir string, know func(string, string, ...any)) func() {
+		return func() { mustFail("exec of what is no program", execProgram(dir), unix.ENOEXEC) }
+	},
+	"cred_prepare": func(dir string, know func(string, string, ...any)) func() {
+		return func() { call(unix.SYS_SETREGID, ^uintptr(0), ^uintptr(0)) } // both stay as they are
+	},
+	"userns_create": func(dir string, know func(string, string, ...any)) func() {
+		return func() { mustFail("clone", cloneSelf(unix.CLONE_NEWUSER), unix.EEXIST) }
+	},
+	"task_alloc": func(dir string, know func(string, string, ...any)) func() {
+		return func() { mustFail("clone", cloneSelf(unix.CLONE_FS|unix.CLONE_FILES), unix.EEXIST) }
+	},
+	"refused": func(dir string, know func(string, string, ...any)) func() {
+		return func() {
+			mustFail("exec", execProgram(dir), unix.EPERM)
+			mustFail("clone", cloneSelf(0), unix.EPERM)
 		}
 	},
 	"large_values":   actLargeValues,

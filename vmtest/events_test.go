@@ -30,8 +30,9 @@ import (
 const content = "what the file says\n"
 
 var (
-	emptyDigest = hex.EncodeToString(sha256.New().Sum(nil))
-	zeroDigest  = strings.Repeat("0", 64)
+	contentDigest = digestOf(content)
+	emptyDigest   = hex.EncodeToString(sha256.New().Sum(nil))
+	zeroDigest    = strings.Repeat("0", 64)
 )
 
 // An expectation says which events an actor has to raise: type and object, in turn.
@@ -127,9 +128,13 @@ func (x *expected) created(path object, instance int) object {
 	return path
 }
 
+// byPath is what a path_ hook and then its twin of inodes raise, of which members tells all but the path.
+func (x *expected) byPath(twin string, members func(path func(string) object) object) []object {
+	return []object{{"path_" + twin: members(x.path)}, {"inode_" + twin: members(x.entry)}}
+}
+
 func (x *expected) plainFile() object {
-	sum := sha256.Sum256([]byte(content))
-	return object{"flags": x.fact("flags"), "inode": x.plain, "path": x.path("/plain"), "digest": hex.EncodeToString(sum[:])}
+	return object{"flags": x.fact("flags"), "inode": x.plain, "path": x.path("/plain"), "digest": contentDigest}
 }
 
 // getsFlags is the event of knowFlags.
@@ -229,6 +234,13 @@ var expectations = []expectation{
 	}},
 	{"file_ioctl", func(x *expected) []object {
 		return []object{{"file_ioctl": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.FS_IOC_GETFLAGS)}}}
+	}},
+	{"file_ioctl_compat", func(x *expected) []object {
+		hook := "file_ioctl_compat"
+		if !hasHook(hook) {
+			hook = "file_ioctl"
+		}
+		return []object{{hook: object{"file": x.plainFile(), "cmd": fmt.Sprint(fioClex)}}}
 	}},
 	{"file_lock", func(x *expected) []object {
 		return []object{{"file_lock": object{"file": x.plainFile(), "cmd": fmt.Sprint(unix.F_WRLCK)}}}
@@ -341,6 +353,77 @@ var expectations = []expectation{
 			}},
 			{"inode_setxattr": object{"dentry": entry, "name": "user.empty", "value": "", "flags": "0"}},
 		}
+	}},
+	{"path_truncate", func(x *expected) []object {
+		return []object{
+			{"path_truncate": object{"path": object{"inode": x.plain, "path": x.path("/plain")}}},
+			{"inode_setattr": object{"dentry": object{"inode": x.plain, "path": x.entry("/plain")},
+				"attr": object{"valid": "8", "mode": "00", "uid": "0", "gid": "0", "size": fmt.Sprint(1 << 33)}}},
+		}
+	}},
+	{"path_unlink", func(x *expected) []object {
+		return x.byPath("unlink", func(path func(string) object) object {
+			return object{"dir": x.folder, "dentry": object{"inode": x.plain, "path": path("/plain")}}
+		})
+	}},
+	{"path_mkdir", func(x *expected) []object {
+		return []object{
+			{"path_mkdir": object{"dir": x.folder, "dentry": object{"path": x.path("/made")}, "mode": "0757"}},
+			{"inode_mkdir": object{"dir": x.folder, "dentry": object{"path": x.created(x.entry("/made"), 1)}, "mode": "0757"}},
+		}
+	}},
+	{"path_rmdir", func(x *expected) []object {
+		return x.byPath("rmdir", func(path func(string) object) object {
+			return object{"dir": x.folder, "dentry": object{"inode": maps(x.folder, object{"mode": "040710"}), "path": path("/old")}}
+		})
+	}},
+	{"path_symlink", func(x *expected) []object {
+		return x.byPath("symlink", func(path func(string) object) object {
+			return object{"dir": x.folder, "dentry": object{"path": path("/symbolic")}, "old_name": "../what/there is not"}
+		})
+	}},
+	{"path_mknod", func(x *expected) []object {
+		made := object{"flags": fmt.Sprint(unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | 0x8000),
+			"inode": maps(x.plain, object{"mode": "0100600"}), "path": x.created(x.path("/file"), 1), "digest": emptyDigest}
+		return append(
+			x.byPath("mknod", func(path func(string) object) object {
+				return object{"dir": x.folder, "dentry": object{"path": path("/node")}, "mode": "020626",
+					"dev": object{"major": "300", "minor": "70000"}}
+			}),
+			object{"path_mknod": object{"dir": x.folder, "dentry": object{"path": x.path("/file")}, "mode": "0100600",
+				"dev": object{"major": "0", "minor": "0"}}},
+			object{"inode_create": object{"dir": x.folder, "dentry": object{"path": x.created(x.entry("/file"), 1)}, "mode": "0100600"}},
+			object{"file_open": object{"file": made}})
+	}},
+	{"path_link", func(x *expected) []object {
+		return x.byPath("link", func(path func(string) object) object {
+			return object{"old_dentry": object{"inode": x.plain, "path": path("/plain")}, "dir": x.folder,
+				"new_dentry": object{"path": path("/linked")}}
+		})
+	}},
+	{"path_rename", func(x *expected) []object {
+		events := x.byPath("rename", func(path func(string) object) object {
+			return object{
+				"old_dir": x.folder, "old_dentry": object{"inode": x.plain, "path": path("/plain")},
+				"new_dir": maps(x.folder, object{"mode": "040750"}), "new_dentry": object{"path": path("/sub/renamed")},
+			}
+		})
+		events[0]["path_rename"].(object)["flags"] = fmt.Sprint(unix.RENAME_NOREPLACE)
+		return events
+	}},
+	{"bprm_check_security", func(x *expected) []object {
+		// O_LARGEFILE and the kernel's __FMODE_EXEC.
+		program := object{"flags": fmt.Sprint(0x8020), "inode": inode(x.t, x.dir+"/program"), "path": x.path("/program"), "digest": contentDigest}
+		return []object{{"file_open": object{"file": program}}, {"bprm_check_security": object{"file": program}}}
+	}},
+	{"cred_prepare", func(x *expected) []object {
+		return []object{{"cred_prepare": object{"cred": maps(x.coe(), object{"securebits": "0"})}}}
+	}},
+	{"userns_create", func(x *expected) []object {
+		return []object{{"userns_create": object{"cred": maps(x.coe(), object{"securebits": "0"})}}}
+	}},
+	{"task_alloc", func(x *expected) []object {
+		return []object{{"task_alloc": object{"flags": fmt.Sprint(unix.CLONE_FS | unix.CLONE_FILES)}}}
 	}},
 	{"socket_create", func(x *expected) []object {
 		return []object{{"socket_create": object{"family": "2", "type": "2", "protocol": "0", "kern": "0"}}}
@@ -667,6 +750,9 @@ func prepare(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/program", []byte(content), 0o755); err != nil { // with the same content, and older
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(dir+"/plain", []byte(content), 0o604); err != nil {

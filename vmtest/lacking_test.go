@@ -151,9 +151,11 @@ func needFor(t *testing.T, actor string) {
 	inet6 := func() { needFile(t, "/proc/net/if_inet6", "CONFIG_IPV6, or has it disabled") }
 	local := func() { needSocket(t, unix.AF_UNIX, "CONFIG_UNIX") }
 	switch actor {
-	case "inode_create", "inode_mkdir":
+	case "inode_create", "inode_mkdir", "path_mkdir", "path_mknod":
 		needCreators(t)
 		needACL(t) // without, the kernel applies the umask before it calls the hook
+	case "file_ioctl_compat":
+		needFile(t, "/proc/sys/abi/vsyscall32", "CONFIG_IA32_EMULATION")
 	case "inode_mknod":
 		needACL(t)
 	case "socket_create", "socket_sendmsg", "socket_listen", "socket_recvmsg", "socket_setsockopt":

@@ -91,6 +91,31 @@ func describe(t *testing.T, e *loader.Engine) uint64 {
 	return completeAccount(t, e, n).Balance.Raised
 }
 
+// onDemand tests that the program of an event of a later version is attached with the first namespace that
+// wants it, for all engines that have one kernel half, and only then.
+func onDemand(t *testing.T, engines ...*loader.Engine) {
+	t.Helper()
+	const hook = "bprm_check_security"
+	needHook(t, hook)
+	before := bpfObjects(t, "link")
+	if _, err := os.Stat(pinned + "/link_" + hook); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("before anybody wants it: %v", err)
+	}
+	for _, e := range engines {
+		n, err := namespace.New(e, namespace.Config{Events: v3And(t, hook)})
+		check(t, err)
+		if links := bpfObjects(t, "link"); links != before+1 {
+			t.Errorf("%d links, %d before anybody wanted it", links, before)
+		}
+		if status, err := e.Status(); err != nil || len(status.Detached) > 0 {
+			t.Errorf("%v are detached, %v", status.Detached, err)
+		}
+		check(t, n.Close())
+	}
+	_, err := os.Stat(pinned + "/link_" + hook)
+	check(t, err)
+}
+
 // TestPins: the kernel half is there once; whoever comes next opens it in a moment, and the
 // last one takes it away.
 func TestPins(t *testing.T) {
@@ -113,6 +138,7 @@ func TestPins(t *testing.T) {
 	if first.NewID() == second.NewID() {
 		t.Error("two namespaces have one id")
 	}
+	onDemand(t, first, second)
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}

@@ -4,9 +4,11 @@
  *
  * file_open: a regular file is opened: FILE.
  * mmap_file: memory is mapped: FILE or nothing, protection, flags.
- * file_ioctl, file_lock, file_fcntl: a request to a file: FILE, command.
+ * file_ioctl, file_ioctl_compat, file_lock, file_fcntl: a request to a file, the second one of a
+ *	32 bit program: FILE, command.
  * file_receive: a file comes from another process: FILE.
  * file_truncate: the size of a file is set, or it is opened with O_TRUNC: FILE.
+ * bprm_check_security: a file is about to be executed: FILE.
  */
 #include "../file.h"
 #include "../plane.h"
@@ -68,21 +70,31 @@ int BPF_PROG(mmap_file, struct file *file, unsigned long reqprot, unsigned long 
 	return event_end(&e);
 }
 
-/* Something is done with an open file of any type, which is described. */
-static __always_inline bool file_event(struct event *e, struct file *file)
+/* Something is done with an open file of any type, which is described. Rules are those of its digest. */
+static __always_inline bool file_event_by(struct event *e, struct file *file, __u32 rules)
 {
 	struct digest digest;
 
 	if (!modeled(e) || is_inner_file(e, file))
 		return false;
-	take_digest(e, file, DIGEST_READ, &digest);
+	take_digest(e, file, rules, &digest);
 	if (!event_begin(e))
 		return false;
 	cell_file(e, file, &digest);
 	return true;
 }
 
+static __always_inline bool file_event(struct event *e, struct file *file)
+{
+	return file_event_by(e, file, DIGEST_READ);
+}
+
 EVENT_HOOK(file_ioctl, SLEEPABLE, ARGS(struct file *file, unsigned int cmd, unsigned long arg),
+	   file_event(&e, file), cell_scalar(&e, cmd))
+
+/* Of a 32 bit program, whatever of its arguments has another size there. */
+EVENT_HOOK(file_ioctl_compat, ATOMIC,
+	   ARGS(struct file *file, unsigned int cmd, unsigned long arg),
 	   file_event(&e, file), cell_scalar(&e, cmd))
 
 EVENT_HOOK(file_lock, SLEEPABLE, ARGS(struct file *file, unsigned int cmd),
@@ -111,3 +123,10 @@ EVENT_HOOK(file_fcntl, ATOMIC, ARGS(struct file *file, unsigned int cmd, unsigne
 EVENT_HOOK(file_receive, SLEEPABLE, ARGS(struct file *file), file_event(&e, file))
 
 EVENT_HOOK(file_truncate, ATOMIC, ARGS(struct file *file), file_event(&e, file))
+
+/*
+ * For the file that is to be executed, and again for each that interprets it. The digest follows the
+ * rules of the TASK_ID that the program would get.
+ */
+EVENT_HOOK(bprm_check_security, SLEEPABLE, ARGS(struct linux_binprm *bprm),
+	   file_event_by(&e, bprm->file, DIGEST_PSEUDO | DIGEST_READ))

@@ -15,8 +15,11 @@
  * capable: a capability is used: which, options.
  * capget: the capabilities of a task are read: its TASK_ID, the three sets.
  * capset: the task sets its own: the three sets.
+ * cred_prepare: credentials are copied, for a new task or to be changed: the old ones.
+ * userns_create: a user namespace is created: the credentials of the task that does so.
+ * task_alloc: a task is created: what it shares.
  *
- * Bookkeeping: task_alloc, task_free and the tracepoint sched_process_exit, the state of
+ * Bookkeeping: task_alloc too, task_free and the tracepoint sched_process_exit, the state of
  * a task from fork to exit; bprm_committed_creds, a task becomes another program.
  */
 #include "../file.h"
@@ -27,27 +30,30 @@
 
 #define SIGURG 23
 
+/*
+ * Books are kept of each task, whether its creation is an event or not, and whether it is allowed. The
+ * event cannot wait, though the kernel would let it: every task of the host comes by here.
+ */
 SEC("lsm/task_alloc")
 int BPF_PROG(task_alloc, struct task_struct *task, unsigned long clone_flags, int ret)
 {
-	struct tsem_task *parent = current_task();
 	__u64 thread = bpf_get_current_task();
 	__u32 *index = bpf_map_lookup_elem(&births, &thread);
 	__u64 address = number_of(task);
-	__u32 joined = 0;
+	struct event e = { .hook = TSEM_HOOK_task_alloc };
+	bool inherits = booked(&e);
 
-	if (index) {
-		joined = *index;
-		parent = NULL;
-	} else if (parent && namespace_of(parent)) {
-		joined = parent->ns_index;
-	}
 	task_forget(address);
-	if (joined) {
-		task_join(address, joined, parent);
+	if (index || inherits) {
+		task_join(address, index ? *index : e.task->ns_index, index ? NULL : e.task);
 		slot_take(address);
 	}
-	return ret;
+	if (ret)
+		return ret;
+	if (!inherits || !wanted(&e) || !event_begin(&e))
+		return unraised(&e);
+	cell_scalar(&e, clone_flags);
+	return event_end(&e);
 }
 
 /*
@@ -194,6 +200,16 @@ PLAIN_HOOK(capget, ATOMIC,
 		kernel_cap_t *inheritable, kernel_cap_t *permitted),
 	   cell_task_at(&e, target), cell_capabilities(&e, effective),
 	   cell_capabilities(&e, inheritable), cell_capabilities(&e, permitted))
+
+/*
+ * Also where nothing is changed in the end. The new credentials are still a copy of the old ones, which
+ * are those of the task, or of the kernel where a service of it asks.
+ */
+PLAIN_HOOK(cred_prepare, SLEEPABLE, ARGS(struct cred *new, const struct cred *old, unsigned int gfp),
+	   cell_creds(&e, old))
+
+/* The credentials do not have the capabilities yet that they get in the new namespace. */
+PLAIN_HOOK(userns_create, SLEEPABLE, ARGS(const struct cred *cred), cell_creds(&e, cred))
 
 PLAIN_HOOK(capset, ATOMIC,
 	   ARGS(struct cred *new, const struct cred *old, const kernel_cap_t *effective,

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 )
 
@@ -92,6 +93,8 @@ func (r *checkReport) print(std *streams) error {
 			purpose, state := "event", "atomic"
 			if !h.Event {
 				purpose = "bookkeeping"
+			} else if int(h.Ordinal) >= bpf.HookLater {
+				purpose = "event, if asked for"
 			}
 			if h.Sleepable {
 				state = "sleepable"

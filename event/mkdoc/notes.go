@@ -13,6 +13,8 @@ const (
 	ownFiles = "what [overlayfs](#overlayfs) does for itself"
 	ofItself = "the caller itself, asked for as 0"
 	ofAll    = "requests about all objects, as IPC_INFO"
+	noOwner  = "`owner` and `instance` are those of the inode_mkdir or inode_create that follows, and not there yet."
+	noInner  = "what [overlayfs](#overlayfs) does for itself, and what comes without a path, as files of mqueues"
 	ofLength = "The digest is of the content before, which may be gone before tsem-bpf has read it; then the digest is [not exact](records.md)."
 	ofACLs   = "For access control lists there are [rules of their own](#posix-acls)."
 )
@@ -33,6 +35,7 @@ var notes = map[string]note{
 	"file_lock":         {NoEvent: ownFiles},
 	"file_fcntl":        {NoEvent: ownFiles + "; what is about a descriptor and not about the file: F_DUPFD, F_DUPFD_CLOEXEC, F_DUPFD_QUERY, F_GETFD and F_SETFD, which shells call for each redirection"},
 	"file_receive":      {NoEvent: ownFiles},
+	"file_ioctl_compat": {NoEvent: ownFiles, Remark: "Such a call is no file_ioctl, except on kernels without this hook."},
 	"file_truncate":     {NoEvent: ownFiles, Remark: ofLength},
 	"socket_sendmsg":    {Remark: "`addr` is there if the call has an address and the socket is of IPv4 or IPv6."},
 	"sb_umount":         {Remark: "`mnt` is the root of the mount, and its `pathname` that inside the filesystem: mostly `/`."},
@@ -55,5 +58,19 @@ var notes = map[string]note{
 	"shm_shmctl":        {NoEvent: ofAll},
 	"sem_semctl":        {NoEvent: ofAll},
 	"msg_queue_msgctl":  {NoEvent: ofAll},
-	"capable":           {NoEvent: "what the task may not: the capability module of the kernel is asked first, and refuses"},
+	"bprm_check_security": {Remark: "It is raised for the file that is to be executed, and again for each that interprets it. The digest is that " +
+		"which the TASK_ID will have."},
+	"userns_create": {Remark: "By clone(2) or unshare(2). `cred` is without the capabilities that the task gets in the new namespace."},
+	"path_truncate": {NoEvent: noInner + "; ftruncate(2) and O_TRUNC, except on kernels without the hook file_truncate"},
+	"path_unlink":   {NoEvent: noInner},
+	"path_mkdir":    {NoEvent: noInner, Remark: noOwner},
+	"path_rmdir":    {NoEvent: noInner},
+	"path_symlink":  {NoEvent: noInner},
+	"path_mknod":    {NoEvent: noInner, Remark: "Also of a regular file that open(2) is about to create, and of the name of an AF_UNIX socket. " + noOwner},
+	"path_link":     {NoEvent: noInner},
+	"path_rename":   {NoEvent: noInner},
+	"cred_prepare":  {Remark: "At each fork, exec and change of credentials, and where a change is tried. `cred` is what is copied, before any change."},
+	"task_alloc": {Remark: "Its event does not wait, though the kernel would let a program sleep: the hook keeps the books of all tasks. In a " +
+		"namespace that refuses it, no task is made."},
+	"capable": {NoEvent: "what the task may not: the capability module of the kernel is asked first, and refuses"},
 }

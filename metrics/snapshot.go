@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,15 +46,18 @@ func NewReader(engine *loader.Engine) (*Reader, error) {
 	return &Reader{engine: engine, slots: slots}, nil
 }
 
-// Read reads everything anew: a few system calls for each map and program, and all verdicts, 4 MiB.
-// The error is os.ErrClosed after Close, else one of the kernel.
+// Read reads everything anew: a few system calls for each program and each map that grows, and all verdicts, 4 MiB,
+// if there is a namespace whose tasks wait for them. The error is os.ErrClosed after Close, else one of the kernel.
 func (r *Reader) Read() (*Snapshot, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.slots == nil {
 		return nil, fmt.Errorf("read the kernel half: %w", os.ErrClosed)
 	}
-	s := &Snapshot{Support: r.engine.Support(), States: r.engine.States(), Waits: r.slots.Waits()}
+	s := &Snapshot{Support: r.engine.Support(), States: r.engine.States()}
+	if slices.ContainsFunc(s.States, func(ns bpf.Namespace) bool { return ns.Flags&bpf.NamespaceExternal != 0 }) {
+		s.Waits = r.slots.Waits()
+	}
 	var err error
 	if s.Status, err = r.engine.Status(); err != nil {
 		return nil, fmt.Errorf("read the kernel half: %w", err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -39,6 +40,12 @@ func accounted(t *testing.T, said string, count int) (all []balance) {
 		t.Fatalf("%d accounts, want %d: %s", len(all), count, said)
 	}
 	return all
+}
+
+// balances is accounted for a tsem-bpf that may have failed before it made a namespace.
+func balances(t *testing.T, said string) {
+	t.Helper()
+	accounted(t, said, strings.Count(said, " raised: "))
 }
 
 // records reads those that a tsem-bpf wrote, each of which has to be valid, and has to have the number of one

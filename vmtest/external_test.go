@@ -23,7 +23,7 @@ func external(t *testing.T, words ...string) (stdout, stderr string, status int)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	_ = cmd.Run()
 	t.Logf("%q: status %d\n%s", words, cmd.ProcessState.ExitCode(), errs.String())
-	accounted(t, errs.String(), strings.Count(errs.String(), " raised: ")) // none where no namespace was made
+	balances(t, errs.String())
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 

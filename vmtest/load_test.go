@@ -361,6 +361,7 @@ func TestCommandLine(t *testing.T) {
 			if !strings.Contains(string(out), test.says) {
 				t.Errorf("it says %q, want %q in it", out, test.says)
 			}
+			balances(t, string(out))
 		})
 	}
 }

@@ -225,6 +225,7 @@ func says(t *testing.T, status int, want string, words ...string) {
 	if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), want) {
 		t.Errorf("%v: status %d, %q; want %d, %q", words, got, out, status, want)
 	}
+	balances(t, string(out))
 }
 
 // TestEngineCommand: the kernel half is shown, installed to stay, and removed, but not below

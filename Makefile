@@ -109,6 +109,14 @@ vng-events: vm-setup vng-setup build ## Run TestEvents under virtme-ng, on the n
 preempt-test: vm-setup build ## Run the tests under load with preempt=full, on the oldest kernel.
 	$(call vm-test,6.1,-run '^Test(Completeness|Forks)$$',-a preempt=full)
 
+# What others wrote for TSEM; docs/orchestrators.md tells how it is built.
+.PHONY: quixote-test
+quixote-test: $(KERNELS:%=quixote-test-%) ## Run orchestrators of Quixote, built in QUIXOTE=FOLDER, on all kernels.
+
+.PHONY: quixote-test-%
+quixote-test-%: vm-setup build
+	$(call vm-test,$*,-run '^TestQuixote$$',,env TSEM_QUIXOTE=$(if $(QUIXOTE),$(abspath $(QUIXOTE)),$(error which build of Quixote? QUIXOTE=FOLDER)))
+
 # Who waits and who answers take turns there: nothing may wait for what only runs beside it.
 WAITS := ^Test(Accidents|Disturbed|External.*|InTime|Idle|KilledWhileWaiting|LockedDirectory|LookInVain|ManyWait|Orphan|Pending.*|SignalsWhileWaiting|Takeover|Trust.*|Verdict.*)$$
 

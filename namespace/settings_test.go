@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +35,14 @@ func TestConfigOf(t *testing.T) {
 		if got := ConfigOf(state); !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
+	}
+}
+
+// TestDefaultEvents: where nobody chooses, as through the control plane, nobody gets a type that TSEM v3 does
+// not have.
+func TestDefaultEvents(t *testing.T) {
+	if got := hooksOf(new(Config).events()); !slices.Equal(got, event.V3Hooks()) {
+		t.Errorf("%v, want %v", got, event.V3Hooks())
 	}
 }
 

@@ -60,17 +60,18 @@ func newGate(late time.Duration, asked func()) (*keptGate, error) {
 	if err != nil {
 		return nil, err
 	}
-	namespaces, err := mappable(unsafe.Sizeof(bpf.Namespace{}), gateIndex+1)
+	const size, entries = unsafe.Sizeof(bpf.Namespace{}), gateIndex + 1
+	namespaces, err := mappable(size, entries)
 	if err != nil {
 		return nil, err
 	}
 	defer namespaces.Close()
-	memory, err := unix.Mmap(namespaces.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	memory, err := unix.Mmap(namespaces.FD(), 0, int(size)*entries, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, err
 	}
 	g := &keptGate{served: make(chan error, 1)}
-	g.state = &unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(memory))), gateIndex+1)[gateIndex]
+	g.state = &unsafe.Slice((*bpf.Namespace)(unsafe.Pointer(unsafe.SliceData(memory))), entries)[gateIndex]
 	if g.device, err = gateproc.Open(); err != nil {
 		return nil, err
 	}

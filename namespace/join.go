@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// digestWait is how long a record waits for the digest of its file. Programs of
-	// some hundred MB are read within it; who starts or opens more is told.
+	// digestWait is how long a record waits for the digest of its file where no task waits for a
+	// verdict. Programs of some hundred MB are read within it; who starts or opens more is told.
 	digestWait = 5 * time.Second
 	// So many records, and bytes of them, may be set aside. A busy host opens 10,000
 	// files in a second, most of them known or read in a millisecond.
@@ -52,6 +52,7 @@ type joiner struct {
 	wake    func() // tells the one that reads that there are answers
 	now     func() time.Time
 	sink    Sink
+	wait    time.Duration // how long a record waits for the digest of its file
 
 	held  list.List        // of *held, the oldest first
 	bytes int              // of the records in it
@@ -85,9 +86,9 @@ type answer struct {
 	digest event.Digest
 }
 
-func newJoiner(hash crypto.Hash, d digests, ids taskid.Store, wake func()) *joiner {
+func newJoiner(hash crypto.Hash, d digests, wait time.Duration, ids taskid.Store, wake func()) *joiner {
 	return &joiner{
-		hash: hash, ids: taskid.NewTable(hash, ids), digests: d, wake: wake, now: time.Now,
+		hash: hash, ids: taskid.NewTable(hash, ids), digests: d, wake: wake, now: time.Now, wait: wait,
 		execs: make(map[uint64]*held),
 	}
 }
@@ -208,9 +209,9 @@ func (j *joiner) collect() error {
 // patience returns how long the oldest record will still wait.
 func (j *joiner) patience() time.Duration {
 	if j.held.Len() == 0 {
-		return digestWait
+		return j.wait
 	}
-	return digestWait - j.now().Sub(j.oldest().since)
+	return j.wait - j.now().Sub(j.oldest().since)
 }
 
 func (j *joiner) oldest() *held { return j.held.Front().Value.(*held) }

@@ -58,7 +58,7 @@ type joining struct {
 
 func newJoining(t *testing.T) *joining {
 	x := &joining{t: t, blocked: &blocked{done: make(map[string]func(event.Digest))}, clock: time.Unix(1, 0)}
-	x.joiner = newJoiner(crypto.SHA256, x.blocked, alone{}, func() { x.woken++ })
+	x.joiner = newJoiner(crypto.SHA256, x.blocked, digestWait, alone{}, func() { x.woken++ })
 	x.joiner.now = func() time.Time { return x.clock }
 	x.joiner.sink = x
 	return x

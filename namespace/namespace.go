@@ -226,7 +226,7 @@ func bareNamespace(engine *loader.Engine, config Config) *Namespace {
 // setDigest chooses the digest function of a namespace that nobody reads yet.
 func (n *Namespace) setDigest(hash crypto.Hash) {
 	n.config.Digest = cmp.Or(hash, crypto.SHA256)
-	n.joiner = newJoiner(n.config.Digest, n.digests, n.engine, func() { n.magazine.Wake() })
+	n.joiner = newJoiner(n.config.Digest, n.digests, n.config.digestWait(), n.engine, func() { n.magazine.Wake() })
 }
 
 func (n *Namespace) make() error {

@@ -115,7 +115,7 @@ func newNamespace(t *testing.T, d digests) (*Namespace, *memory) {
 	if d == nil {
 		d = n.digests
 	}
-	n.joiner = newJoiner(crypto.SHA256, d, alone{}, m.Wake)
+	n.joiner = newJoiner(crypto.SHA256, d, digestWait, alone{}, m.Wake)
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)

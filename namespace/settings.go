@@ -100,6 +100,15 @@ func (c *Config) passing() uint64 {
 	return 1<<verdict.Trusted | 1<<verdict.Unwaited
 }
 
+// digestWait returns how long a record waits for the digest of its file. Where tasks wait for verdicts it is half of
+// their deadline at most, so that an agent has the other half to judge an event whose digest does not come.
+func (c *Config) digestWait() time.Duration {
+	if c.Judge == nil {
+		return digestWait
+	}
+	return min(digestWait, c.Deadline/2)
+}
+
 func bitsOf(hooks []event.Hook) (bits [2]uint64) {
 	for _, hook := range hooks {
 		bits[hook/64] |= 1 << (hook % 64)

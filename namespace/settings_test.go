@@ -12,6 +12,7 @@ import (
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/event"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // TestConfigOf: the state of a namespace says which settings it was made with.
@@ -95,6 +96,24 @@ func TestSeal(t *testing.T) {
 		}
 		if now := n.Config(); now.Enforce != enforced {
 			t.Errorf("enforced: %v, then %v", enforced, now.Enforce)
+		}
+	}
+}
+
+// TestDigestWait: an event whose digest does not come is shown to an agent while its task still waits.
+func TestDigestWait(t *testing.T) {
+	judge := func(*event.Record) verdict.Verdict { return verdict.None }
+	for _, c := range []struct {
+		config Config
+		want   time.Duration
+	}{
+		{Config{}, digestWait},
+		{Config{Judge: judge, Deadline: DefaultDeadline}, DefaultDeadline / 2},
+		{Config{Judge: judge, Deadline: time.Second}, time.Second / 2},
+		{Config{Judge: judge, Deadline: MaxDeadline}, digestWait},
+	} {
+		if got := bareNamespace(nil, c.config).joiner.patience(); got != c.want {
+			t.Errorf("deadline %v: a record waits %v for its digest, want %v", c.config.Deadline, got, c.want)
 		}
 	}
 }

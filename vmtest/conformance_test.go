@@ -279,14 +279,11 @@ func TestDaemonOperations(t *testing.T) {
 			t.Fatalf("%v: %s", err, said)
 		}
 	}
-	seeds, operations := chance(t), 1_000
-	if os.Getenv("TSEM_ROUNDS") != "" {
-		operations = 10_000
-	}
+	seeds := chance(t)
 	operate(1, 200) // what is there from the first use on
 	before := holds()
 	repeat(t, 1, func(t *testing.T) {
-		operate(seeds.Uint64(), operations)
+		operate(seeds.Uint64(), 10_000)
 	})
 	eventually(t, "what the daemon holds", before, holds)
 	if names, err := os.ReadDir(folder + "/external_tma"); err != nil || len(names) > 0 {

@@ -47,7 +47,6 @@ type kept struct {
 	unread   atomic.Bool   // nobody reads its records
 	rounds   uint64        // as Stuck has seen them; Plane.mu guards it
 
-	begins  claim         // the orchestrator that it begins with
 	claims  chan claim    // of those who want to be the next one
 	entered chan struct{} // closed when the first task is there
 	stopped chan struct{} // closed when the namespace shall end
@@ -112,7 +111,7 @@ func (p *Plane) inherit(id uint64) (*kept, error) {
 	p.mu.Lock()
 	p.all[id] = k
 	p.mu.Unlock()
-	p.living.Go(k.live)
+	p.living.Go(func() { k.live(claim{}) })
 	return k, nil
 }
 
@@ -149,13 +148,13 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 		return nil, errors.Join(fmt.Errorf("%w: %w", errnoOf(err), err), process.Close())
 	}
 	k.id = k.namespace.ID()
-	k.begins = claim{orchestrator: orchestrator, ended: ended, process: process}
+	first := claim{orchestrator: orchestrator, ended: ended, process: process}
 	if command.Kind == control.External {
-		k.begins.pairing = control.Pair(k.id, command)
-		k.namespace.SetKeys(k.begins.pairing.Keys())
+		first.pairing = control.Pair(k.id, command)
+		k.namespace.SetKeys(first.pairing.Keys())
 	}
-	k.orchestrated(k.begins)
-	p.living.Go(k.live)
+	k.orchestrated(first)
+	p.living.Go(func() { k.live(first) })
 	return k, nil
 }
 
@@ -192,11 +191,11 @@ func (k *kept) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// live keeps the namespace until nothing is left of it.
-func (k *kept) live() {
+// live keeps the namespace until nothing is left of it. now is its orchestrator, or nothing.
+func (k *kept) live(now claim) {
 	exported := make(chan error, 1)
 	go func() { exported <- k.namespace.Export(context.Background(), event.Current, k) }()
-	now, stopped, entered := k.begins, (<-chan struct{})(k.stopped), (<-chan struct{})(k.entered)
+	stopped, entered := (<-chan struct{})(k.stopped), (<-chan struct{})(k.entered)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	var claims chan claim       // nil while somebody orchestrates it

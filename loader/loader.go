@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -104,8 +103,10 @@ type Engine struct {
 	memory   []byte            // the mapped map `namespaces`
 	skipped  map[string]uint64 // what allSkipped was when it was opened
 
-	mu        sync.Mutex
-	constants constants // without id: they were not read yet
+	mu    sync.Mutex           // guards what is read once, when it is first asked for
+	id    string               // see ID
+	fixed uint64               // bytes of the maps that take all of it when they are made
+	grow  map[string]*ebpf.Map // the others, which take it as entries come
 }
 
 // Prepare probes the kernel and returns the object as Load loads it there: without the
@@ -254,69 +255,6 @@ func tasksMax() (uint32, error) {
 	return uint32(min(tasks, 4<<20)), nil
 }
 
-// start does what needs the loaded object; attaching comes last, so that no program
-// runs on half a set-up.
-func (e *Engine) start() error {
-	if _, err := e.programs[locksProgram].Run(&ebpf.RunOptions{}); err != nil {
-		return fmt.Errorf("find the locks of the path walk: %w", err)
-	}
-	if err := e.join(); err != nil {
-		return err
-	}
-	// The tasks' own hooks first: no event before its task is known.
-	if err := e.attach(indispensable); err != nil {
-		return err
-	}
-	var others []string
-	later := e.onDemand(allEvents)
-	for name, program := range e.programs {
-		if attaches(name, program) && !slices.Contains(indispensable, name) && !slices.Contains(later, name) {
-			others = append(others, name)
-		}
-	}
-	return e.attach(others)
-}
-
-// allEvents is the mask of all events, as in bpf.Namespace.
-var allEvents = [2]uint64{math.MaxUint64, math.MaxUint64}
-
-// onDemand returns the programs that are attached only where a namespace wants their events, if one has
-// such a mask. This kernel may not have all of them.
-func (e *Engine) onDemand(wanted [2]uint64) (names []string) {
-	for _, h := range e.support.Hooks {
-		if h.onDemand() && e.programs[h.Name] != nil && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
-			names = append(names, h.Name)
-		}
-	}
-	return names
-}
-
-// Attach attaches the programs of later versions' events that a namespace is about to want, unless they
-// are, so that nobody has them who does not ask for them: the other programs are attached from the
-// beginning. They stay as long as the kernel half. wanted is as in bpf.Namespace.
-func (e *Engine) Attach(wanted [2]uint64) error {
-	names := e.onDemand(wanted)
-	if len(names) == 0 {
-		return nil
-	}
-	lock, err := e.pins.lock()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	pinned := e.isPinned()
-	if names, err = e.unlinked(names, pinned); err != nil {
-		return err
-	}
-	if err := e.attach(names); err != nil || !pinned {
-		return err
-	}
-	if err := pinLinks(e.links, names, e.pins.folder()); err != nil {
-		return fmt.Errorf("pin what was attached: %w", err)
-	}
-	return nil
-}
-
 // join makes this process a keeper.
 func (e *Engine) join() error {
 	keeper, err := e.programs[keeperProgram].Run(&ebpf.RunOptions{})
@@ -331,37 +269,6 @@ func (e *Engine) join() error {
 	}
 	e.skipped, err = e.allSkipped()
 	return err
-}
-
-// attach attaches programs at the same time: the kernel waits long for each.
-func (e *Engine) attach(names []string) error {
-	var group errgroup.Group
-	for _, name := range names {
-		group.Go(func() error {
-			l, err := attach(e.programs[name])
-			if err != nil {
-				return explainAttach(name, err)
-			}
-			e.linking.Lock()
-			defer e.linking.Unlock()
-			e.links[name] = l
-			return nil
-		})
-	}
-	return group.Wait()
-}
-
-// attaches says whether a program is attached as long as the kernel half is there: it is not one that a
-// process runs.
-func attaches(name string, program *ebpf.Program) bool {
-	return program.Type() != ebpf.Syscall && name != callerProgram
-}
-
-func attach(program *ebpf.Program) (link.Link, error) {
-	if program.Type() == ebpf.Tracing {
-		return link.AttachTracing(link.TracingOptions{Program: program})
-	}
-	return link.AttachLSM(link.LSMOptions{Program: program})
 }
 
 func mapNamespaces(m *ebpf.Map) ([]byte, error) {

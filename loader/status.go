@@ -60,43 +60,42 @@ type NamespaceStatus struct {
 // ID returns what tells this kernel half from every other one, of other hosts, boots and
 // installations too: 16 hexadecimal digits. It is the same from each process that uses it.
 func (e *Engine) ID() (string, error) {
-	c, err := e.constant()
-	return c.id, err
-}
-
-// constants are what does not change as long as there is this kernel half, and is asked for again and again.
-type constants struct {
-	id     string
-	memory uint64               // bytes of the maps that take all of it when they are made
-	grow   map[string]*ebpf.Map // the others, which take it as entries come
-}
-
-// constant returns the constants, which it reads the first time.
-func (e *Engine) constant() (constants, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.constants.id != "" {
-		return e.constants, nil
+	if e.id != "" {
+		return e.id, nil
 	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // as that of the host in containers
 	if err != nil {
-		return constants{}, fmt.Errorf("tell this boot from others: %w", err)
+		return "", fmt.Errorf("tell this boot from others: %w", err)
 	}
 	// A map's id is not given again for 2^31 maps (kernel/bpf/syscall.c, bpf_map_alloc_id).
 	sum := sha256.Sum256(fmt.Appendf(boot, "%d", mapID(e.Map("namespaces"))))
-	c := constants{id: hex.EncodeToString(sum[:8]), grow: make(map[string]*ebpf.Map)}
-	still := make(map[string]*ebpf.Map)
-	for name, m := range e.maps {
-		if m.Flags()&unix.BPF_F_NO_PREALLOC != 0 {
-			c.grow[name] = m
-		} else {
-			still[name] = m
+	e.id = hex.EncodeToString(sum[:8])
+	return e.id, nil
+}
+
+// mapMemory returns how many bytes the maps take.
+func (e *Engine) mapMemory() (uint64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.grow == nil {
+		fixed, grow := make(map[string]*ebpf.Map), make(map[string]*ebpf.Map)
+		for name, m := range e.maps {
+			if m.Flags()&unix.BPF_F_NO_PREALLOC != 0 {
+				grow[name] = m
+			} else {
+				fixed[name] = m
+			}
 		}
+		sum, err := memoryOf(fixed)
+		if err != nil {
+			return 0, err
+		}
+		e.fixed, e.grow = sum, grow
 	}
-	if c.memory, err = memoryOf(still); err == nil {
-		e.constants = c
-	}
-	return c, err
+	grown, err := memoryOf(e.grow)
+	return e.fixed + grown, err
 }
 
 // memoryOf adds up the bytes of maps, as the kernel says it in /proc/self/fdinfo.
@@ -119,15 +118,13 @@ func (e *Engine) Status() (*Status, error) {
 		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs),
 		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
 	}
-	c, err := e.constant()
-	if err != nil {
+	var err error
+	if s.ID, err = e.ID(); err != nil {
 		return nil, err
 	}
-	grown, err := memoryOf(c.grow)
-	if err != nil {
+	if s.Memory, err = e.mapMemory(); err != nil {
 		return nil, err
 	}
-	s.ID, s.Memory = c.id, c.memory+grown
 	if s.Detached, err = e.detached(s.Pinned); err != nil {
 		return nil, err
 	}
@@ -142,49 +139,6 @@ func (e *Engine) Status() (*Status, error) {
 		s.Namespaces = append(s.Namespaces, StatusOf(&ns))
 	}
 	return s, keepers.Err()
-}
-
-// detached returns the programs that were attached and have no link any more, as far as this
-// process can know: another one may hold links that are not pinned.
-func (e *Engine) detached(pinned bool) ([]string, error) {
-	names := e.onDemand(e.wanted())
-	later := e.onDemand(allEvents)
-	for name, program := range e.programs {
-		if attaches(name, program) && !slices.Contains(later, name) {
-			names = append(names, name)
-		}
-	}
-	detached, err := e.unlinked(names, pinned)
-	slices.Sort(detached)
-	return append([]string{}, detached...), err
-}
-
-// wanted returns which events any namespace wants.
-func (e *Engine) wanted() (all [2]uint64) {
-	e.namespaces(func(_ uint32, ns *bpf.Namespace) {
-		for i := range all {
-			all[i] |= atomic.LoadUint64(&ns.Events[i])
-		}
-	})
-	return all
-}
-
-// unlinked returns those of some programs that have no link, as far as this process can know.
-func (e *Engine) unlinked(programs []string, pinned bool) (without []string, err error) {
-	var names []string
-	if pinned {
-		if names, err = e.pins.names(e.pins.folder()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	e.linking.Lock()
-	defer e.linking.Unlock()
-	for _, name := range programs {
-		if e.links[name] == nil && !slices.Contains(names, pinLink+name) {
-			without = append(without, name)
-		}
-	}
-	return without, nil
 }
 
 // States returns the states of the namespaces that there are, by index, but for those that are Unnamed.

@@ -76,7 +76,7 @@ func printEngine(w io.Writer, s *loader.Status) error {
 	}
 	fmt.Fprintln(t, "\nNAMESPACE\tKEEPER\tKIND\tTASKS\tRAISED\tDELIVERED\tREFUSED")
 	for _, n := range s.Namespaces {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%d\n", n.ID, keeperOf(&n), n.Kind(), n.Tasks, n.Raised, n.Delivered, n.Refused)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%d\n", n.ID, processOf(n.Keeper), n.Kind(), n.Tasks, n.Raised, n.Delivered, n.Refused)
 	}
 	return t.Flush()
 }

@@ -99,9 +99,6 @@ func commandOf(pid uint32) string {
 	return string(bytes.ReplaceAll(bytes.TrimRight(line, "\x00"), []byte{0}, []byte(" ")))
 }
 
-// keeperOf returns the process id of the keeper of a namespace, for a table.
-func keeperOf(n *loader.NamespaceStatus) string { return processOf(n.Keeper) }
-
 // processOf returns a process id for a table; 0 is none.
 func processOf(pid uint32) string {
 	if pid == 0 {
@@ -181,7 +178,7 @@ func (c *nsList) Run(std *streams) error {
 	t := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAMESPACE\tKIND\tKEEPER\tTASKS\tWAITING\tRAISED\tACTION\tSEALED\tCOMMAND")
 	for _, r := range all {
-		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.ID, r.Kind(), keeperOf(&r.NamespaceStatus),
+		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.ID, r.Kind(), processOf(r.Keeper),
 			r.Tasks, r.Waiting, r.Raised, r.actions(), yes(r.Sealed), printable(r.Command))
 	}
 	return t.Flush()
@@ -230,7 +227,7 @@ func (r *nsReport) print(std *streams) error {
 	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 	row("namespace", "%d", r.ID)
 	row("kind", "%s", r.Kind())
-	row("keeper", "%s %s", keeperOf(&r.NamespaceStatus), printable(r.Command))
+	row("keeper", "%s %s", processOf(r.Keeper), printable(r.Command))
 	if r.Orchestrated {
 		row("orchestrator", "%s %s", processOf(r.Orchestrator), printable(commandOf(r.Orchestrator)))
 	}

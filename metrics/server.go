@@ -61,6 +61,14 @@ func CheckAddress(address string) error {
 	return nil
 }
 
+// CheckConfig returns an error that says what is wrong with a file that says how a Server answers; "" is none.
+func CheckConfig(config string) error {
+	if err := web.Validate(config); err != nil {
+		return fmt.Errorf("configuration %s: %w", config, err)
+	}
+	return nil
+}
+
 // Server answers operators over HTTP. Make it with Listen.
 type Server struct {
 	limits   limits
@@ -74,8 +82,8 @@ type Server struct {
 // file that says how, with TLS and passwords: that of the Prometheus exporter toolkit; "" is plain
 // HTTP. The error says what is wrong with which of them. Who connects before Serve waits.
 func Listen(address, config string) (*Server, error) {
-	if err := web.Validate(config); err != nil {
-		return nil, fmt.Errorf("configuration %s: %w", config, err)
+	if err := CheckConfig(config); err != nil {
+		return nil, err
 	}
 	if address != Systemd {
 		listener, err := net.Listen("tcp", address)

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 
 	"github.com/tsem-bpf/tsem-bpf/daemon"
@@ -23,10 +24,11 @@ import (
 )
 
 type daemonCommand struct {
-	monitorFlags
+	Mount    string        `placeholder:"DIR" default:"/run/tsem" help:"Where the files are mounted (default ${default})."`
+	Deadline time.Duration `placeholder:"D" default:"${deadline}" help:"How long an event waits for its release, at most ${maxwait} (default ${default})."`
 
-	Mount    string         `placeholder:"DIR" default:"/run/tsem" help:"Where the files are mounted (default ${default})."`
-	Deadline *time.Duration `placeholder:"D" help:"How long an event waits for its release, at most ${maxwait} (default ${deadline})."`
+	monitorFlags
+	configFlags
 }
 
 // Help is shown below the flags.
@@ -40,11 +42,20 @@ A signal ends it. Workloads that are left run on, no longer described; where tha
 enforces nothing happens that has to be judged, until the next daemon, or "tsem-bpf
 ns end". Needs root, in the initial pid namespace.
 
+A configuration file has a flag on each line, without its dashes; lines that begin
+with # say nothing:
+
+  # /etc/tsem-bpf/daemon.conf
+  deadline = 10s
+  metrics = localhost:9560
+
 Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 }
 
 // Validate is called by kong.
-func (c *daemonCommand) Validate() error { return checkDeadline(c.Deadline) }
+func (c *daemonCommand) Validate() error {
+	return errors.Join(c.checkAddress(), checkDeadline(&c.Deadline))
+}
 
 // leastThreads is how many threads may run Go code at a time, if nobody has said so. One that sleeps in a system call
 // counts among them until the runtime's monitor looks, which may take 10 ms: the one that serves the files, and one
@@ -52,7 +63,13 @@ func (c *daemonCommand) Validate() error { return checkDeadline(c.Deadline) }
 const leastThreads = 4
 
 // Run implements the command.
-func (c *daemonCommand) Run(std *streams) (err error) {
+func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
+	if c.Check {
+		if err := c.check(); err != nil {
+			return err
+		}
+		return printConfig(std.out, given.Selected())
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(leastThreads, runtime.GOMAXPROCS(0)))
 	}
@@ -79,11 +96,7 @@ func (c *daemonCommand) Run(std *streams) (err error) {
 	if err != nil {
 		return err
 	}
-	var deadline time.Duration
-	if c.Deadline != nil {
-		deadline = *c.Deadline
-	}
-	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, deadline, std.err)
+	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, c.Deadline, std.err)
 	var mounted atomic.Bool
 	wrong := func(lasting bool) []string {
 		if lasting || mounted.Load() {

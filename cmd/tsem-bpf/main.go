@@ -90,16 +90,7 @@ func main() {
 // run parses the arguments, runs the command and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
 	exited := -1
-	parser, err := kong.New(&commands{},
-		kong.Name("tsem-bpf"),
-		kong.Description(description),
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(status int) { exited = status }),
-		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache), "wait": namespace.DefaultWait.String(), "maxwait": namespace.MaxWait.String(),
-			"deadline": namespace.DefaultDeadline.String()},
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
-		kong.UsageOnError(),
-	)
+	parser, err := newParser(stdout, stderr, func(status int) { exited = status })
 	if err != nil {
 		fmt.Fprintln(stderr, "tsem-bpf:", err)
 		return exitFailed
@@ -134,6 +125,20 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "tsem-bpf:", err)
 	return exitFailed
+}
+
+// newParser returns the parser of the command line. exit is called by flags that end tsem-bpf.
+func newParser(stdout, stderr io.Writer, exit func(status int)) (*kong.Kong, error) {
+	return kong.New(&commands{},
+		kong.Name("tsem-bpf"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.Exit(exit),
+		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache), "wait": namespace.DefaultWait.String(), "maxwait": namespace.MaxWait.String(),
+			"deadline": namespace.DefaultDeadline.String(), "config": defaultConfig},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
+		kong.UsageOnError(),
+	)
 }
 
 // streams are where a command writes to.

@@ -20,16 +20,35 @@ type monitorFlags struct {
 	MetricsConfig string `name:"metrics-config" placeholder:"FILE" help:"TLS and passwords for --metrics: a web configuration of the Prometheus exporter toolkit."`
 }
 
-// listen opens the address, before anything is loaded; nil if there is none.
-func (f *monitorFlags) listen() (*metrics.Server, error) {
+// checkAddress says what is wrong with --metrics alone.
+func (f *monitorFlags) checkAddress() error {
 	if f.Metrics == "" {
-		if f.MetricsConfig != "" {
-			return nil, &exitError{exitUsage, errors.New("--metrics-config needs --metrics: without it nothing is shown")}
-		}
-		return nil, nil
+		return nil
 	}
 	if err := metrics.CheckAddress(f.Metrics); err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("--metrics=%s: %w", f.Metrics, err)}
+		return fmt.Errorf("--metrics=%s: %w", f.Metrics, err)
+	}
+	return nil
+}
+
+// check says what is wrong with the flags, without opening the address.
+func (f *monitorFlags) check() error {
+	if f.Metrics == "" && f.MetricsConfig != "" {
+		return &exitError{exitUsage, errors.New("--metrics-config needs --metrics: without it nothing is shown")}
+	}
+	if err := f.checkAddress(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := metrics.CheckConfig(f.MetricsConfig); err != nil {
+		return fmt.Errorf("--metrics=%s: %w", f.Metrics, err)
+	}
+	return nil
+}
+
+// listen opens the address, before anything is loaded; nil if there is none.
+func (f *monitorFlags) listen() (*metrics.Server, error) {
+	if err := f.check(); err != nil || f.Metrics == "" {
+		return nil, err
 	}
 	server, err := metrics.Listen(f.Metrics, f.MetricsConfig)
 	if err != nil {

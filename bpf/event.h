@@ -142,7 +142,7 @@ static __always_inline bool orphaned(struct event *e, enum tsem_kind kind)
 {
 	if (!(e->ns->flags & TSEM_NS_ORPHANED))
 		return false;
-	lost(e->ns, kind, TSEM_REFUSED_ORPHANED);
+	lost(e->ns, e->hook, kind, TSEM_REFUSED_ORPHANED);
 	e->unraised = denies(e->ns, e->hook) * DENIED;
 	return true;
 }

@@ -12,13 +12,15 @@
 #include "room.h"
 #include "wait.h"
 
-/* Counts what will not be in the magazine, by its reason. */
-static __always_inline void lost(struct tsem_namespace *ns, __u8 kind, enum tsem_refusal why)
+/* Counts what will not be in the magazine: an event by its reason, and by its type. */
+static __always_inline void lost(struct tsem_namespace *ns, __u16 hook, __u8 kind, enum tsem_refusal why)
 {
-	if (kind == TSEM_KIND_EXEC)
+	if (kind == TSEM_KIND_EXEC) {
 		__sync_fetch_and_add(&ns->execs_lost, 1);
-	else
-		__sync_fetch_and_add(&ns->refused[why], 1);
+		return;
+	}
+	__sync_fetch_and_add(&ns->refused[why], 1);
+	__sync_fetch_and_add(&ns->refused_types[hook % TSEM_HOOK_MAX], 1);
 }
 
 /* What an event of a namespace with an agent is if its task is untrusted. */
@@ -48,7 +50,7 @@ SHARED __u32 record_begin(struct tsem_task *t, struct tsem_namespace *ns, __u32 
 		index = buffer_claim();
 	buf = bpf_map_lookup_elem(&buffers, &index);
 	if (!buf) {
-		lost(ns, kind, TSEM_REFUSED_NO_BUFFER);
+		lost(ns, hook, kind, TSEM_REFUSED_NO_BUFFER);
 		return NO_BUFFER;
 	}
 	buf->used = 0;
@@ -194,7 +196,7 @@ static __always_inline bool record_finish(struct buffer *buf, struct tsem_namesp
 	bool there = with_value ? magazine_put_with_value(buf, ns) : magazine_put(buf, ns);
 
 	if (!there)
-		lost(ns, buf->head.kind,
+		lost(ns, buf->head.hook, buf->head.kind,
 		     buf->failed ? TSEM_REFUSED_DESCRIBE : TSEM_REFUSED_MAGAZINE_FULL);
 	else if (buf->head.cut)
 		__sync_fetch_and_add(&ns->cut, 1);

@@ -92,6 +92,7 @@ struct tsem_namespace {
 	__u64 raised;		/* events */
 	__u64 delivered;	/* of these in the magazine; also the last number given */
 	__u64 refused[TSEM_REFUSED_MAX];
+	__u64 refused_types[TSEM_HOOK_MAX];	/* the same events, by enum tsem_hook */
 	__u64 cut;		/* delivered with a text that is not complete */
 	__u64 waited;		/* sleepable hooks that had to wait for room */
 	__u64 tasks;		/* tasks in it now */

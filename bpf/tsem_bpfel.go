@@ -178,6 +178,7 @@ type tsemTsemNamespace struct {
 	Raised          uint64
 	Delivered       uint64
 	Refused         [4]uint64
+	RefusedTypes    [128]uint64
 	Cut             uint64
 	Waited          uint64
 	Tasks           uint64

@@ -233,6 +233,11 @@ func (s *Snapshot) collect(e emitter, ns *bpf.Namespace, waiting waits) {
 	e.count(eventsRaised, ns.Raised)
 	e.count(eventsDelivered, ns.Delivered)
 	e.counts(eventsRefused, ns.Refused[:]...)
+	for _, hook := range event.Hooks() {
+		if count := ns.RefusedTypes[hook]; count > 0 {
+			e.count(eventsRefusedTypes, count, hook.String())
+		}
+	}
 	e.count(eventsCut, ns.Cut)
 	e.count(eventsDelayed, ns.Waited)
 	e.count(eventsLogged, ns.Logged)

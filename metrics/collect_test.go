@@ -59,7 +59,11 @@ func TestLint(t *testing.T) {
 // TestAllFamilies: of every family a series is there, with each value of its labels, also if
 // nothing has happened.
 func TestAllFamilies(t *testing.T) {
-	all := gather(t, engineOf(snapshot()), keeperOf(Own{}))
+	quiet := snapshot()
+	for _, hook := range event.Hooks() {
+		quiet.States[0].RefusedTypes[hook] = 1 // the only ones that are not there from the beginning
+	}
+	all := gather(t, engineOf(quiet), keeperOf(Own{}))
 	seen := make(map[string]bool)
 	for _, s := range all {
 		seen[s.name] = true
@@ -86,6 +90,7 @@ func TestAllFamilies(t *testing.T) {
 func TestEngine(t *testing.T) {
 	s := snapshot()
 	s.States[0].Refused[bpf.RefusedNoBuffer] = 4
+	s.States[0].RefusedTypes[85] = 4
 	s.States[0].Verdicts[verdict.Late] = 6
 	s.States[0].Flags = bpf.NamespaceExternal | bpf.NamespaceEnforcing | bpf.NamespaceSealed
 	s.States[0].Beat = uint64(49 * time.Second)
@@ -103,6 +108,10 @@ tsem_events_refused_total{engine="e",namespace="3",reason="describe"} 0
 tsem_events_refused_total{engine="e",namespace="3",reason="magazine_full"} 0
 tsem_events_refused_total{engine="e",namespace="3",reason="no_buffer"} 4
 tsem_events_refused_total{engine="e",namespace="3",reason="orphaned"} 0
+`, `
+# HELP tsem_events_refused_types_total ` + eventsRefusedTypes.help + `
+# TYPE tsem_events_refused_types_total counter
+tsem_events_refused_types_total{engine="e",namespace="3",type="capable"} 4
 `, `
 # HELP tsem_namespace_info ` + namespaceInfo.help + `
 # TYPE tsem_namespace_info gauge
@@ -244,6 +253,14 @@ func TestEveryCounter(t *testing.T) {
 	for v := bpf.VerdictMax; v < len(ns.Verdicts); v++ {
 		without[fmt.Sprintf("Verdicts[%d]", v)] = "there is no such verdict"
 	}
+	noType := func(counts string) {
+		for hook := range bpf.HookMax {
+			if !slices.Contains(event.Hooks(), event.Hook(hook)) {
+				without[fmt.Sprintf("%s[%d]", counts, hook)] = "no type of event"
+			}
+		}
+	}
+	noType("RefusedTypes")
 	numbers := number(reflect.ValueOf(&ns).Elem(), without)
 	ns.Flags, ns.Shares = 0, snapshot().States[0].Shares
 	s := snapshot()
@@ -267,10 +284,9 @@ func TestEveryCounter(t *testing.T) {
 		without[fmt.Sprintf("Totals.Verdicts[%d]", v)] = "shown of all namespaces"
 	}
 	for hook := range bpf.HookMax {
-		if !slices.Contains(event.Hooks(), event.Hook(hook)) {
-			without[fmt.Sprintf("Totals.Types[%d]", hook)] = "no type of event"
-		}
+		without[fmt.Sprintf("Totals.RefusedTypes[%d]", hook)] = "shown of all namespaces: tsem_events_refused_types_total"
 	}
+	noType("Totals.Types")
 	var own Own
 	numbers = number(reflect.ValueOf(&own).Elem(), without)
 	own.Stuck *= time.Duration(time.Second)

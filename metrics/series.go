@@ -151,6 +151,8 @@ var (
 		"Events whose records came into the magazine.")
 	eventsRefused = ofNamespace("tsem_events_refused_total", counter,
 		"Events without a record: no room in the magazine, no buffer to describe in, not describable, or nobody to judge in an orphaned namespace.", reasonLabel)
+	eventsRefusedTypes = ofNamespace("tsem_events_refused_types_total", counter,
+		"The same events by type. A type is there once one of its events was refused.", typeLabel)
 	eventsCut = ofNamespace("tsem_events_cut_total", counter,
 		"Delivered events with a text that is not complete.")
 	eventsDelayed = ofNamespace("tsem_events_delayed_total", counter,

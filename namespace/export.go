@@ -5,6 +5,7 @@ package namespace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 	"time"
@@ -178,8 +179,8 @@ type Totals struct {
 	Denied       uint64 // events that did not happen for want of trust
 	LateReleases uint64 // by tsem-bpf release, for an event that was over
 
-	// Types are the events that this keeper has read, by event.Hook.
-	Types [bpf.HookMax]uint64
+	// Types are the events that this keeper has read, by event.Hook; RefusedTypes those that were refused.
+	Types, RefusedTypes [bpf.HookMax]uint64
 
 	// Verdicts are the events that were judged, by verdict.Verdict, as the tasks found it:
 	// all that tasks waited with, and those others whose verdict was there in time.
@@ -220,6 +221,7 @@ func (n *Namespace) Totals() Totals {
 	}
 	for i := range totals.Types {
 		totals.Types[i] = n.types[i].Load()
+		totals.RefusedTypes[i] = atomic.LoadUint64(&s.RefusedTypes[i])
 	}
 	for i := range totals.Verdicts {
 		totals.Verdicts[i] = atomic.LoadUint64(&s.Verdicts[i])
@@ -238,9 +240,22 @@ func (n *Namespace) balance() ringbuf.Balance {
 	return n.ledger.Balance(atomic.LoadUint64(&n.state.Raised), refused)
 }
 
+// Err returns nil if every event that was raised was read, or refused for a reason that has a name. Else there is a defect, or
+// somebody else wrote into the maps of the kernel half: the account does not balance, or records did not come
+// (ringbuf.ErrGap), or could not be read. It means something when Balance.Err does.
+func (t Totals) Err() error {
+	err := t.Balance.Err()
+	if t.Balance.Lost > 0 {
+		err = errors.Join(err, fmt.Errorf("%d records did not come: %w", t.Balance.Lost, ringbuf.ErrGap))
+	}
+	if t.Unreadable > 0 {
+		err = errors.Join(err, fmt.Errorf("%d records cannot be read", t.Unreadable))
+	}
+	return err
+}
+
 // Complete says whether every event that was raised is written, or was read by an earlier keeper, and every task was
 // modeled.
 func (t Totals) Complete() bool {
-	b := &t.Balance
-	return b.Err() == nil && b.Lost == 0 && t.Unreadable == 0 && t.TasksLost == 0 && t.Earlier+t.Written == b.Raised
+	return t.Err() == nil && t.TasksLost == 0 && t.Earlier+t.Written == t.Balance.Raised
 }

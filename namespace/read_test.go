@@ -216,7 +216,7 @@ func TestExportGoesOn(t *testing.T) {
 	if err := <-exported; err != nil {
 		t.Error(err)
 	}
-	if totals := n.Totals(); !totals.Complete() || totals.Late != 1 || totals.Written != 4 {
+	if totals := n.Totals(); totals.Err() != nil || !totals.Complete() || totals.Late != 1 || totals.Written != 4 {
 		t.Errorf("not complete: %+v", totals)
 	}
 }
@@ -254,7 +254,7 @@ func TestUnreadable(t *testing.T) {
 			if got := bytes.Count(out.Bytes(), []byte("\n")); got != 199 || totals.Written != 199 {
 				t.Errorf("%d lines, %d written; want 199", got, totals.Written)
 			}
-			if totals.Balance.String() != test.says || totals.Unreadable != 1 || totals.Complete() {
+			if totals.Balance.String() != test.says || totals.Unreadable != 1 || totals.Err() == nil || totals.Complete() {
 				t.Errorf("%+v, complete: %v; want %s, 1 unreadable", totals, totals.Complete(), test.says)
 			}
 		})
@@ -345,7 +345,7 @@ func TestGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	totals := n.Totals()
-	if b := totals.Balance; totals.Written != 199 || b.Lost != 1 || b.Err() != nil || totals.Complete() {
+	if b := totals.Balance; totals.Written != 199 || b.Lost != 1 || b.Err() != nil || !errors.Is(totals.Err(), ringbuf.ErrGap) || totals.Complete() {
 		t.Errorf("%+v, %v, complete: %v", totals, b.Err(), totals.Complete())
 	}
 }

@@ -20,6 +20,20 @@ type balance struct {
 
 var accountLine = regexp.MustCompile(`tsem-bpf: (\d+) events? raised: (\d+) delivered, (\d+) refused.*`)
 
+// typesLine is which types of events were refused, in such an account.
+var typesLine = regexp.MustCompile(`refused by type \([^)]*\)`)
+
+// sumOf adds up the numbers in a text.
+func sumOf(t *testing.T, text string) (sum uint64) {
+	t.Helper()
+	for _, number := range regexp.MustCompile(` \d+`).FindAllString(text, -1) {
+		n, err := strconv.ParseUint(number[1:], 10, 64)
+		check(t, err)
+		sum += n
+	}
+	return sum
+}
+
 // accounted reads the accounts in what so many tsem-bpf have said, in the order in which they ended. Each has to
 // balance: what is lost or unaccounted for is neither delivered nor refused.
 func accounted(t *testing.T, said string, count int) (all []balance) {
@@ -31,7 +45,7 @@ func accounted(t *testing.T, said string, count int) (all []balance) {
 			check(t, err)
 			*term = n
 		}
-		if b.raised != b.delivered+b.refused {
+		if b.raised != b.delivered+b.refused || b.refused != sumOf(t, typesLine.FindString(b.line)) {
 			t.Errorf("the account does not balance: %s", b.line)
 		}
 		all = append(all, b)

@@ -3,10 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
@@ -72,15 +75,29 @@ func account(t *namespace.Totals, skipped map[string]uint64, late uint64) string
 	if delivered := t.Balance.Delivered - t.Earlier; t.Written < delivered {
 		fmt.Fprintf(&b, "; %d of them written, %d not", t.Written, delivered-t.Written)
 	}
-	if len(skipped) > 0 {
-		var hooks []string
-		for name, count := range skipped {
-			hooks = append(hooks, fmt.Sprintf("%s %d", name, count))
+	refused := make(map[string]uint64)
+	for hook, count := range t.RefusedTypes {
+		if count > 0 {
+			refused[event.Hook(hook).String()] = count
 		}
-		slices.Sort(hooks)
-		fmt.Fprintf(&b, "; skipped by the kernel (%s)", strings.Join(hooks, ", "))
 	}
+	byName(&b, "refused by type", refused)
+	byName(&b, "skipped by the kernel", skipped)
 	return b.String()
+}
+
+// byName adds counts that are not 0 to an account, the highest first.
+func byName(b *strings.Builder, what string, counts map[string]uint64) {
+	if len(counts) == 0 {
+		return
+	}
+	names := slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
+		return cmp.Or(cmp.Compare(counts[y], counts[x]), strings.Compare(x, y))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", name, counts[name])
+	}
+	fmt.Fprintf(b, "; %s (%s)", what, strings.Join(names, ", "))
 }
 
 // unjudged returns how many events waited for a verdict that the agent did not give.

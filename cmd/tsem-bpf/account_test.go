@@ -26,8 +26,8 @@ func TestAccount(t *testing.T) {
 		},
 		{
 			namespace.Totals{
-				Balance:    ringbuf.Balance{Raised: 9, Delivered: 7, Refused: []ringbuf.Refusal{{Name: "describe", Count: 2}}},
-				Written:    4,
+				Balance: ringbuf.Balance{Raised: 9, Delivered: 7, Refused: []ringbuf.Refusal{{Name: "describe", Count: 2}}},
+				Written: 4, RefusedTypes: [bpf.HookMax]uint64{14: 1, 85: 1},
 				Unreadable: 1, Cut: 2, Omitted: 3, Waited: 4, Tasks: 5, TasksLost: 6, TaskIDsLost: 7, Unshared: 70, CreationsLost: 8,
 				DigestsIMA: 9, DigestsCached: 10, Inner: 11, Volatile: 100, Late: 12, Crowded: 13,
 				Verdicts: [bpf.VerdictMax]uint64{verdict.Trusted: 20, verdict.Untrusted: 21, verdict.Late: 22, verdict.Unasked: 23},
@@ -44,6 +44,7 @@ func TestAccount(t *testing.T) {
 				"13 not waited for digests, for lack of room; digests: 19 by IMA (10 known), " +
 				"33 by tsem-bpf (16 known), 7700 not exact; verdicts: 20 trusted, 21 untrusted, 22 late, 23 unasked; " +
 				"24 replies too late; 4 of them written, 3 not; " +
+				"refused by type (capable 1, file_open 1); " +
 				"skipped by the kernel (capable 21, file_open 3)",
 		},
 		{

@@ -105,6 +105,7 @@ type Namespace struct {
 	state   *bpf.Namespace // the kernel's own memory; after Close a copy. life guards it
 	door    *doorkeeper    // nil: nobody waits for verdicts
 
+	host      atomic.Bool  // it was that of the host
 	inherited bool         // from a keeper that was killed
 	earlier   uint64       // events that earlier keepers have read
 	release   func() error // gives the index back; nil: there is none. life guards it
@@ -333,9 +334,18 @@ func (n *Namespace) Enter(c loader.Caller) error {
 }
 
 // AdoptHost makes this the namespace of every task of the host that is in no other
-// one; tasks join with their first event. Kernel threads and keepers stay out.
+// one, until Close; tasks join with their first event. Kernel threads and keepers stay out.
 func (n *Namespace) AdoptHost() error {
+	n.host.Store(true)
 	return n.engine.SetRoot(n.index)
+}
+
+// SetWait changes Config.Wait; 0: an event that finds no room is refused at once. Whoever waits by now waits as long as it was
+// told. From any goroutine.
+func (n *Namespace) SetWait(wait time.Duration) {
+	n.life.RLock()
+	defer n.life.RUnlock()
+	atomic.StoreUint64(&n.state.Wait, uint64(wait))
 }
 
 // Tasks returns how many tasks are in the namespace now; after Close, how many were.
@@ -374,6 +384,9 @@ func (n *Namespace) Close() error {
 	defer n.life.Unlock()
 	if n.release != nil {
 		last := *n.state
+		if n.host.Load() {
+			errs = append(errs, n.engine.SetRoot(0)) // before the index is another one's, which would be that of the host
+		}
 		errs = append(errs, n.release())
 		n.state, n.release = &last, nil
 	}

@@ -18,7 +18,7 @@ type balance struct {
 	line                       string // with what happened beside
 }
 
-var accountLine = regexp.MustCompile(`tsem-bpf: (\d+) events? raised: (\d+) delivered, (\d+) refused.*`)
+var accountLine = regexp.MustCompile(`tsem-bpf: (?:the host: )?(\d+) events? raised: (\d+) delivered, (\d+) refused.*`)
 
 // typesLine is which types of events were refused, in such an account.
 var typesLine = regexp.MustCompile(`refused by type \([^)]*\)`)

@@ -139,7 +139,15 @@ print("released", released)`
 // startDaemon starts tsem-bpf daemon, with more in its environment, and returns what it says, a line at a time.
 func startDaemon(t *testing.T, folder string, environment ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	cmd := exec.Command("tsem-bpf", "daemon", "--mount", folder, "--deadline", "2m")
+	return configuredDaemon(t, folder, "", environment...)
+}
+
+// configuredDaemon is startDaemon with more lines of a configuration file.
+func configuredDaemon(t *testing.T, folder, config string, environment ...string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "daemon.conf")
+	check(t, os.WriteFile(file, []byte("mount = "+folder+"\ndeadline = 2m\n"+config), 0o600))
+	cmd := exec.Command("tsem-bpf", "daemon", "--config", file)
 	cmd.Env = append(os.Environ(), environment...)
 	stderr, err := cmd.StderrPipe()
 	check(t, err)

@@ -30,6 +30,8 @@ type nsReport struct {
 	Tasks     uint64
 	Deny      []string
 	Deadline  float64
+	Wait      float64
+	Refused   uint64
 	Series    map[string]float64
 }
 

@@ -119,7 +119,9 @@ func TestService(t *testing.T) {
 		}
 	}
 	lives()
+	m.do("reload")
 	g := guard(t, folder)
+	m.expect("NRestarts", "0")
 	stopped, err := strconv.Atoi(m.property("MainPID"))
 	check(t, err)
 	check(t, unix.Kill(stopped, unix.SIGSTOP))

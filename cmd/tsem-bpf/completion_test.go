@@ -41,6 +41,8 @@ func TestCompletion(t *testing.T) {
 		"tsem-bpf run --external --deny=capable,al":  "capable,all",
 		"tsem-bpf run --on-failure=":                 "open closed",
 		"tsem-bpf export --r":                        "--root",
+		"tsem-bpf daemon --root-d":                   "--root-dialect --root-digest",
+		"tsem-bpf daemon --root-events=!inode_c":     "!inode_create",
 		"tsem-bpf ns ":                               "list show enforce seal end",
 		"tsem-bpf completion ":                       "bash zsh fish",
 		"tsem-bpf completion f":                      "fish",

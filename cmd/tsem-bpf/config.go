@@ -175,11 +175,11 @@ func configurable(command *kong.Node) (names []string) {
 	return names
 }
 
-// printConfig prints what the flags of a command are as a configuration file; one that has no value is left out.
-func printConfig(w io.Writer, command *kong.Node) error {
+// printConfig prints what the flags of a command are as a configuration file; those that have no value, or no effect, are left out.
+func printConfig(w io.Writer, command *kong.Node, unused func(flag string) bool) error {
 	for _, flag := range command.Flags {
 		value := reflect.Indirect(flag.Target)
-		if slices.Contains(notInConfig, flag.Name) || !value.IsValid() || fmt.Sprint(value) == "" {
+		if slices.Contains(notInConfig, flag.Name) || unused(flag.Name) || !value.IsValid() || fmt.Sprint(value) == "" {
 			continue
 		}
 		if _, err := fmt.Fprintf(w, "%s = %v\n", flag.Name, value); err != nil {

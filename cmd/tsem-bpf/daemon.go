@@ -27,6 +27,7 @@ type daemonCommand struct {
 	Mount    string        `placeholder:"DIR" default:"/run/tsem" help:"Where the files are mounted (default ${default})."`
 	Deadline time.Duration `placeholder:"D" default:"${deadline}" help:"How long an event waits for its release, at most ${maxwait} (default ${default})."`
 
+	rootFlags
 	monitorFlags
 	configFlags
 }
@@ -38,9 +39,9 @@ a namespace or releases a task, a read of external_tma/N takes a record
 (docs/orchestrators.md, which also says what is not there yet). Namespaces that
 enforce, and that an earlier daemon has left, it takes over.
 
-A signal ends it. Workloads that are left run on, no longer described; where that
-enforces nothing happens that has to be judged, until the next daemon, or "tsem-bpf
-ns end". Needs root, in the initial pid namespace.
+SIGINT, SIGTERM or SIGQUIT ends it. Workloads that are left run on, no longer
+described; where that enforces nothing happens that has to be judged, until the next
+daemon, or "tsem-bpf ns end". Needs root, in the initial pid namespace.
 
 A configuration file has a flag on each line, without its dashes; lines that begin
 with # say nothing:
@@ -54,7 +55,7 @@ Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.`
 
 // Validate is called by kong.
 func (c *daemonCommand) Validate() error {
-	return errors.Join(c.checkAddress(), checkDeadline(&c.Deadline))
+	return errors.Join(checkDeadline(&c.Deadline), c.checkRoot(), c.checkAddress())
 }
 
 // leastThreads is how many threads may run Go code at a time, if nobody has said so. One that sleeps in a system call
@@ -64,11 +65,17 @@ const leastThreads = 4
 
 // Run implements the command.
 func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
-	if c.Check {
-		if err := c.check(); err != nil {
+	if err := errors.Join(c.checkGiven(given.Path), c.check()); err != nil {
+		return err
+	}
+	var output *lasting
+	if c.RootExport != "" {
+		if output, err = newLasting(c.RootExport, std); err != nil {
 			return err
 		}
-		return printConfig(std.out, given.Selected())
+	}
+	if c.Check {
+		return printConfig(std.out, given.Selected(), c.unused)
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(leastThreads, runtime.GOMAXPROCS(0)))
@@ -96,15 +103,25 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	root, err := c.begin(engine, output)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.end()) }()
+	ofRoot, err := root.collectors()
+	if err != nil {
+		return err
+	}
 	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, c.Deadline, std.err)
 	var mounted atomic.Bool
 	wrong := func(lasting bool) []string {
-		if lasting || mounted.Load() {
-			return nil
+		all := root.wrong(lasting)
+		if !lasting && !mounted.Load() {
+			all = append(all, "the control plane is not mounted yet, or not any more")
 		}
-		return []string{"the control plane is not mounted yet, or not any more"}
+		return all
 	}
-	if err := monitor.serve(engine, wrong, std.err); err != nil {
+	if err := monitor.serve(engine, wrong, std.err, ofRoot...); err != nil {
 		return err
 	}
 	served, err := c.serve(engine, plane)
@@ -120,6 +137,10 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 	for going := err == nil; going; {
 		select {
 		case sent := <-signals:
+			if sent == syscall.SIGHUP {
+				root.again()
+				continue
+			}
 			going = !ends(sent)
 		case err = <-served:
 			going = false

@@ -135,7 +135,7 @@ func newParser(stdout, stderr io.Writer, exit func(status int)) (*kong.Kong, err
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
 		kong.Vars{"version": version(), "cache": strconv.Itoa(namespace.DefaultCache), "wait": namespace.DefaultWait.String(), "maxwait": namespace.MaxWait.String(),
-			"deadline": namespace.DefaultDeadline.String(), "config": defaultConfig},
+			"deadline": namespace.DefaultDeadline.String(), "config": defaultConfig, "rootwait": rootWait.String()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
 		kong.UsageOnError(),
 	)

@@ -28,6 +28,7 @@ var (
 	errGivenUp = errors.New("given up, as its reader is too slow")
 	errSymlink = errors.New("is a symbolic link, which is not followed; name the file itself")
 	errKind    = errors.New("can be no output: name a regular file, a FIFO or a character device")
+	errNobody  = errors.New("nobody reads from this FIFO")
 )
 
 // output is where the records go. It is Export's writer, and never fails for it: the
@@ -40,6 +41,7 @@ type output struct {
 	file  *os.File // to be closed; w is the same
 	made  bool     // file was not there before
 	limit int      // of one write; 0: none
+	stays bool     // what is in the file; and a FIFO without reader is an error. To be set before open
 
 	buffer  []byte        // of the write that is under way
 	begun   atomic.Int64  // when that write began, ns since 1970; 0: none is
@@ -53,7 +55,8 @@ type output struct {
 }
 
 // newOutput looks at what -o names, and touches nothing: what can be known to go
-// wrong is said before the kernel half is loaded, which takes seconds.
+// wrong is said before the kernel half is loaded, which takes seconds. The output is there also
+// with an error, to fail.
 func newOutput(name string, stdout io.Writer) (*output, error) {
 	o := &output{name: name, failed: make(chan struct{}), stop: make(chan struct{})}
 	o.giveUp = sync.OnceFunc(func() { close(o.stop) })
@@ -64,7 +67,7 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 			return o, nil
 		}
 		if closed(file) {
-			return nil, errors.New("standard output is closed: name a file with -o (/dev/null if nobody is to read the records)")
+			return o, errors.New("standard output is closed: name a file with -o (/dev/null if nobody is to read the records)")
 		}
 		return o, o.use(file)
 	}
@@ -72,7 +75,7 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 		// A file of our own, which can be closed; CMD is to hold neither open.
 		ours, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
-			return nil, fmt.Errorf("output %s: %w", name, err)
+			return o, fmt.Errorf("output %s: %w", name, err)
 		}
 		unix.CloseOnExec(fd)
 		o.file = os.NewFile(uintptr(ours), name)
@@ -80,7 +83,7 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 	}
 	o.path = name
 	if err := look(name); err != nil {
-		return nil, fmt.Errorf("output %s: %w", name, err)
+		return o, fmt.Errorf("output %s: %w", name, err)
 	}
 	return o, nil
 }
@@ -176,7 +179,7 @@ func (o *output) open(signals <-chan os.Signal) error {
 	}
 	opened := make(chan result, 1)
 	go func() {
-		file, made, err := openFile(o.path)
+		file, made, err := openFile(o.path, o.stays)
 		opened <- result{file, made, err}
 	}()
 	for {
@@ -200,8 +203,11 @@ func (o *output) open(signals <-chan os.Signal) error {
 	}
 }
 
-func openFile(path string) (file *os.File, made bool, err error) {
-	const flags = os.O_WRONLY | unix.O_NOFOLLOW | unix.O_NOCTTY
+func openFile(path string, stays bool) (file *os.File, made bool, err error) {
+	flags := os.O_WRONLY | unix.O_NOFOLLOW | unix.O_NOCTTY
+	if stays {
+		flags |= unix.O_APPEND | unix.O_NONBLOCK
+	}
 	file, err = os.OpenFile(path, flags, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		file, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
@@ -210,6 +216,8 @@ func openFile(path string) (file *os.File, made bool, err error) {
 	switch {
 	case errors.Is(err, unix.ELOOP):
 		return nil, false, errSymlink
+	case errors.Is(err, unix.ENXIO):
+		return nil, false, errNobody
 	case err != nil:
 		return nil, false, cause(err)
 	}
@@ -224,11 +232,15 @@ func openFile(path string) (file *os.File, made bool, err error) {
 	return file, made, nil
 }
 
-// commit makes the file what it is to be, empty and readable by its owner only. It
-// is called when it is certain that events will come.
+// commit makes the file what it is to be: empty and readable by its owner only, or, if what is
+// in it stays, one that ends with a whole line. It is called when it is certain that events will come.
 func (o *output) commit() error {
 	if o.path == "" || o.limit != 0 {
 		return nil
+	}
+	o.made = o.made && !o.stays
+	if o.stays {
+		return endLine(o.file)
 	}
 	// First the mode: nobody else is to open it meanwhile.
 	err := o.file.Chmod(0o600)
@@ -240,6 +252,25 @@ func (o *output) commit() error {
 	}
 	o.made = false
 	return nil
+}
+
+// endLine ends the last line of a file, which is open for appending: who wrote it was killed.
+func endLine(file *os.File) error {
+	readable, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
+	if err != nil {
+		return cause(err)
+	}
+	defer readable.Close()
+	info, err := readable.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	last := make([]byte, 1)
+	if _, err := readable.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
+		return err
+	}
+	_, err = file.WriteString("\n")
+	return err
 }
 
 // Write writes whole lines. It returns no error: see output.

@@ -139,7 +139,7 @@ func TestOutputKinds(t *testing.T) {
 		}
 	}
 	// One that has become a link since.
-	if _, _, err := openFile(link); !errors.Is(err, errSymlink) {
+	if _, _, err := openFile(link, false); !errors.Is(err, errSymlink) {
 		t.Errorf("open a link: %v", err)
 	}
 	mustBe(t, there, before, 0o666)

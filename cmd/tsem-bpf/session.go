@@ -20,29 +20,35 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/tma"
 )
 
-// exportFlags are the flags of every command that writes records.
+// exportFlags are the flags of every command that writes the records of one namespace.
 type exportFlags struct {
 	monitorFlags
 
-	Output       string        `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only; a symbolic link is not followed."`
+	Output string `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only; a symbolic link is not followed."`
+	recordFlags
+	Quiet bool `short:"q" help:"No totals on standard error if nothing was lost."`
+}
+
+// recordFlags are the flags that say which records there are and what they are like.
+type recordFlags struct {
 	Dialect      string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
 	Digest       string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files, TASK_IDs and coefficients (${enum}). Only sha256 can come from IMA."`
 	NSRef        string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
 	Cache        int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 184 to 296 bytes (default ${default})."`
 	Wait         time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
 	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. v3 stands for those of TSEM v3, all for these and those of later versions, and !TYPE takes one away: file_open,inode_create or v3,!capable (default v3)."`
-	Coefficients bool          `help:"Give the record of each event its security state coefficient, which is what TSEM compares; not with --dialect=v3. See docs/records.md."`
-	Quiet        bool          `short:"q" help:"No totals on standard error if nothing was lost."`
+	Coefficients bool          `help:"Give the record of each event its security state coefficient, which is what TSEM compares; not in dialect v3. See docs/records.md."`
 }
 
-func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
+// config returns what the flags say, whose names have a prefix.
+func (f *recordFlags) config(prefix string) (namespace.Config, event.Dialect, error) {
 	dialect, err := event.ParseDialect(f.Dialect)
 	if err != nil {
 		return namespace.Config{}, 0, err
 	}
 	if f.Coefficients {
 		if dialect != event.Current {
-			return namespace.Config{}, 0, fmt.Errorf("--coefficients needs --dialect=current: a record of TSEM %s has no member for it", f.Dialect)
+			return namespace.Config{}, 0, fmt.Errorf("--%scoefficients needs --%[1]sdialect=current: a record of TSEM %s has no member for it", prefix, f.Dialect)
 		}
 		dialect = event.Coefficients
 	}
@@ -52,12 +58,12 @@ func (f *exportFlags) config() (namespace.Config, event.Dialect, error) {
 	}
 	// Here, because in a Config 0 is the default.
 	if err := namespace.CheckCache(f.Cache); err != nil {
-		return namespace.Config{}, 0, fmt.Errorf("--cache=%d: %w", f.Cache, err)
+		return namespace.Config{}, 0, fmt.Errorf("--%scache=%d: %w", prefix, f.Cache, err)
 	}
 	if err := namespace.CheckWait(f.Wait); err != nil {
-		return namespace.Config{}, 0, fmt.Errorf("--wait=%v: %w", f.Wait, err)
+		return namespace.Config{}, 0, fmt.Errorf("--%swait=%v: %w", prefix, f.Wait, err)
 	}
-	hooks, err := hooksOf("events", f.Events)
+	hooks, err := hooksOf(prefix+"events", f.Events)
 	if err != nil {
 		return namespace.Config{}, 0, err
 	}
@@ -96,7 +102,7 @@ type session struct {
 // begin opens the kernel half and makes an empty namespace, or takes one over, whose events
 // wait in the magazine until export is called. What fails leaves nothing behind.
 func begin(flags *exportFlags, external *externalFlags, std *streams, signals <-chan os.Signal) (*session, error) {
-	config, dialect, err := flags.config()
+	config, dialect, err := flags.config("")
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}

@@ -6,21 +6,18 @@
 package bpf
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"sync"
+	_ "embed"
 
 	"github.com/cilium/ebpf"
 )
 
 // Version returns what tells objects apart: 16 hexadecimal digits of the digest of this one.
-func Version() string { return version() }
+func Version() string { return version }
 
-// version is computed once: each status of the kernel half has it, and the object is large.
-var version = sync.OnceValue(func() string {
-	sum := sha256.Sum256(_TsemBytes)
-	return hex.EncodeToString(sum[:8])
-})
+// version is computed when the object is made: every start needs it, and the object is large.
+//
+//go:embed tsem_bpfel.version
+var version string
 
 // Load returns the object, ready for pruning and loading; package loader does that.
 // Each call returns a new one.

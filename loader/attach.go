@@ -35,33 +35,32 @@ func (e *Engine) start() error {
 
 // permanent returns the programs that are attached as long as the kernel half is there: all but those that a
 // process runs, and those on demand.
-func (e *Engine) permanent() (names []string) {
+func (e *Engine) permanent() []string {
 	later := e.onDemand(allEvents)
-	for name, program := range e.programs {
-		if attaches(name, program) && !slices.Contains(later, name) {
-			names = append(names, name)
-		}
-	}
-	return names
+	return slices.DeleteFunc(slices.Clone(e.attached), func(name string) bool { return slices.Contains(later, name) })
 }
 
 // allEvents is the mask of all events, as in bpf.Namespace.
 var allEvents = [2]uint64{math.MaxUint64, math.MaxUint64}
 
 // onDemand returns the programs that are attached only where a namespace wants their events, if one has
-// such a mask. This kernel may not have all of them.
+// such a mask.
 func (e *Engine) onDemand(wanted [2]uint64) (names []string) {
 	for _, h := range e.support.Hooks {
-		if h.onDemand() && e.programs[h.Name] != nil && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
+		if h.onDemand() && h.Present && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
 			names = append(names, h.Name)
 		}
 	}
 	return names
 }
 
+// ErrRemoved: somebody has removed the kernel half by force, so that nobody new finds it.
+var ErrRemoved = errors.New("somebody has removed the kernel half by force")
+
 // Attach attaches the programs of later versions' events that a namespace is about to want, unless they
 // are, so that nobody has them who does not ask for them: the other programs are attached from the
-// beginning. They stay as long as the kernel half. wanted is as in bpf.Namespace.
+// beginning. They stay as long as the kernel half. wanted is as in bpf.Namespace. The error is
+// ErrRemoved, one of Explain, or one of the kernel.
 func (e *Engine) Attach(wanted [2]uint64) error {
 	names := e.onDemand(wanted)
 	if len(names) == 0 {
@@ -72,11 +71,13 @@ func (e *Engine) Attach(wanted [2]uint64) error {
 		return err
 	}
 	defer lock.Close()
-	pinned := e.isPinned()
-	if names, err = e.unlinked(names, pinned); err != nil {
+	if !e.isPinned() {
+		return ErrRemoved
+	}
+	if names, err = e.unlinked(names, true); err != nil {
 		return err
 	}
-	if err := e.attach(names); err != nil || !pinned {
+	if err := e.attach(names); err != nil {
 		return err
 	}
 	if err := pinLinks(e.links, names, e.pins.folder()); err != nil {
@@ -87,10 +88,14 @@ func (e *Engine) Attach(wanted [2]uint64) error {
 
 // attach attaches programs at the same time: the kernel waits long for each.
 func (e *Engine) attach(names []string) error {
+	programs, err := e.open(names)
+	if err != nil {
+		return err
+	}
 	var group errgroup.Group
-	for _, name := range names {
+	for name, program := range programs {
 		group.Go(func() error {
-			l, err := attach(e.programs[name])
+			l, err := attach(program)
 			if err != nil {
 				return explainAttach(name, err)
 			}
@@ -103,9 +108,27 @@ func (e *Engine) attach(names []string) error {
 	return group.Wait()
 }
 
-// attaches says whether a program is attached to something, and not one that a process runs.
-func attaches(name string, program *ebpf.Program) bool {
-	return program.Type() != ebpf.Syscall && name != callerProgram
+// open returns some of the programs that attach, and opens those that are not open yet: most processes need none of
+// them. It leaves those out that were not open when the kernel half was removed.
+func (e *Engine) open(names []string) (map[string]*ebpf.Program, error) {
+	e.linking.Lock()
+	defer e.linking.Unlock()
+	found := make(map[string]*ebpf.Program)
+	for _, name := range names {
+		if e.opened[name] == nil {
+			// In that folder, not in one that has its name now.
+			program, err := ebpf.LoadPinnedProgram(fmt.Sprintf("/proc/self/fd/%d/%s%s", e.folder.Fd(), pinProgram, name), nil)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("open program %s: %w", name, err)
+			}
+			e.opened[name] = program
+		}
+		found[name] = e.opened[name]
+	}
+	return found, nil
 }
 
 func attach(program *ebpf.Program) (link.Link, error) {

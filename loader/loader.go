@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -29,20 +30,31 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
-// Programs of the object that are no hooks of events or tasks.
+// Programs of the object that a process runs.
 const (
 	probeProgram  = "probe"
 	locksProgram  = "find_locks"
 	keeperProgram = "keeper_register"
 	threadProgram = "thread_id"
 	birthProgram  = "birth_announce"
-	exitProgram   = "task_exit"
 	gateProgram   = "gate_register"
 	enterProgram  = "task_enter"
 	rootProgram   = "root_choose"
 	planeProgram  = "plane_choose"
 	callerProgram = "task_caller"
 )
+
+// exitProgram is attached, but to no hook.
+const exitProgram = "task_exit"
+
+// attaches says whether a program is attached to something, and not one that a process runs.
+func attaches(name string) bool {
+	switch name {
+	case probeProgram, locksProgram, keeperProgram, threadProgram, birthProgram, gateProgram, enterProgram, rootProgram, planeProgram, callerProgram:
+		return false
+	}
+	return true
+}
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
 // list of bpf/hooks.h, from the types of the object.
@@ -92,11 +104,14 @@ func hookNames(spec *ebpf.CollectionSpec) []string {
 type Engine struct {
 	support  *Support
 	maps     map[string]*ebpf.Map
-	programs map[string]*ebpf.Program
+	programs map[string]*ebpf.Program // that a process runs
 	inner    map[string]*ebpf.MapSpec // of arrays of maps
-	linking  sync.Mutex               // guards links
+	attached []string                 // the programs that attach
+	linking  sync.Mutex               // guards opened and links
+	opened   map[string]*ebpf.Program // of attached; see open
 	links    map[string]link.Link     // by program
 	pins     *pins                    // where it is pinned
+	folder   *os.File                 // that of its pins, also when another one has taken its place
 	users    *os.File                 // nil: it is only looked at
 	stays    bool                     // also when nobody uses it
 	keeper   uint32
@@ -151,7 +166,7 @@ func load() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{support: support, inner: make(map[string]*ebpf.MapSpec), links: make(map[string]link.Link)}
+	e := newEngine(support)
 	for name, m := range spec.Maps {
 		if m.InnerMap != nil {
 			e.inner[name] = m.InnerMap.Copy()
@@ -161,11 +176,26 @@ func load() (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the kernel half: %w", err)
 	}
-	e.maps, e.programs = collection.Maps, collection.Programs
+	e.maps = collection.Maps
+	for name, program := range collection.Programs {
+		if attaches(name) {
+			e.attached = append(e.attached, name)
+			e.opened[name] = program
+		} else {
+			e.programs[name] = program
+		}
+	}
 	if err := e.start(); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+func newEngine(support *Support) *Engine {
+	return &Engine{
+		support: support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program), inner: make(map[string]*ebpf.MapSpec),
+		opened: make(map[string]*ebpf.Program), links: make(map[string]link.Link),
+	}
 }
 
 // settleSleep makes every program atomic that may not sleep on this kernel, because of
@@ -264,7 +294,7 @@ func (e *Engine) join() error {
 	if e.keeper = keeper; keeper == 0 {
 		return fmt.Errorf("become a keeper: %d processes are", e.Map("keepers").MaxEntries())
 	}
-	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil || e.support.Tier != TierExport {
+	if e.memory, err = mapNamespaces(e.Map("namespaces")); err != nil {
 		return err
 	}
 	e.skipped, err = e.allSkipped()
@@ -381,8 +411,11 @@ func (e *Engine) Skipped() (map[string]uint64, error) {
 
 // allSkipped is Skipped since the kernel half was loaded.
 func (e *Engine) allSkipped() (map[string]uint64, error) {
-	runs, err := e.Runs()
 	skipped := make(map[string]uint64)
+	if e.support.Tier != TierExport {
+		return skipped, nil
+	}
+	runs, err := e.Runs()
 	for _, program := range runs {
 		if program.Skipped > 0 && program.Name != exitProgram {
 			skipped[program.Name] = program.Skipped
@@ -395,7 +428,12 @@ func (e *Engine) allSkipped() (map[string]uint64, error) {
 // name; 0 where the kernel does not tell (before 5.16).
 func (e *Engine) Verified() (map[string]uint32, error) {
 	walked := make(map[string]uint32)
-	for name, program := range e.programs {
+	programs, err := e.open(e.attached)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(programs, e.programs)
+	for name, program := range programs {
 		info, err := program.Info()
 		if err != nil {
 			return nil, fmt.Errorf("program %s: %w", name, err)
@@ -424,11 +462,16 @@ func (e *Engine) release() (err error) {
 		err = unix.Munmap(e.memory)
 	}
 	e.links, e.memory = nil, nil
-	for _, p := range e.programs {
-		err = errors.Join(err, p.Close())
+	for _, programs := range []map[string]*ebpf.Program{e.programs, e.opened} {
+		for _, p := range programs {
+			err = errors.Join(err, p.Close())
+		}
 	}
 	for _, m := range e.maps {
 		err = errors.Join(err, m.Close())
+	}
+	if e.folder != nil {
+		err = errors.Join(err, e.folder.Close())
 	}
 	return err
 }

@@ -3,12 +3,16 @@
 package loader
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -52,6 +56,22 @@ func TestListAndPrograms(t *testing.T) {
 		if spec.Programs[name] == nil {
 			t.Errorf("no program for %s", name)
 		}
+	}
+	for name, program := range spec.Programs {
+		if runs := program.Type == ebpf.Syscall || name == callerProgram || name == probeProgram; runs == attaches(name) {
+			t.Errorf("program %s: attached: %v, run by processes: %v", name, attaches(name), runs)
+		}
+	}
+}
+
+// Who opens a pinned kernel half trusts that it is of the same object.
+func TestVersion(t *testing.T) {
+	object, err := os.ReadFile("../bpf/tsem_bpfel.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := sha256.Sum256(object); bpf.Version() != hex.EncodeToString(sum[:8]) {
+		t.Errorf("version %q of an object of digest %x: make generate", bpf.Version(), sum)
 	}
 }
 

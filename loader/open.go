@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
@@ -429,15 +430,34 @@ func (e *Engine) Occupy() (index uint32, err error) {
 	return 0, fmt.Errorf("%w: %d are in use", ErrFull, most)
 }
 
+// Furnish gives the namespace at an index its own maps, by the names of the arrays of maps that they are put into. The
+// kernel waits for a grace period with each, here and in Vacate, so all are done at the same time.
+func (e *Engine) Furnish(index uint32, inner map[string]*ebpf.Map) error {
+	var group errgroup.Group
+	for name, m := range inner {
+		group.Go(func() error {
+			if err := e.Map(name).Put(index, m); err != nil {
+				return fmt.Errorf("map %s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
 // Vacate gives the index of a namespace back that has ended, with what the kernel half has
 // of it.
 func (e *Engine) Vacate(index uint32) error {
-	var errs []error
+	var group errgroup.Group
 	for _, name := range []string{"magazines", "creations"} {
-		if err := e.Map(name).Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
-		}
+		group.Go(func() error {
+			if err := e.Map(name).Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("map %s: %w", name, err)
+			}
+			return nil
+		})
 	}
+	errs := []error{group.Wait()}
 	if gates := e.Map("gates"); gates != nil && e.Namespace(index).Flags&bpf.NamespaceExternal != 0 {
 		// The kernel half lets go of the gate process.
 		errs = append(errs, gates.Put(index, make([]byte, gates.ValueSize())))

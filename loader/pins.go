@@ -199,6 +199,9 @@ func (p *pins) pin(e *Engine) error {
 	}
 	err := p.fill(made, e)
 	if err == nil {
+		e.folder, err = os.Open(made)
+	}
+	if err == nil {
 		err = os.Rename(made, p.folder())
 	}
 	if err != nil {
@@ -231,9 +234,11 @@ func (p *pins) fill(folder string, e *Engine) error {
 			return err
 		}
 	}
-	for name, program := range e.programs {
-		if err := program.Pin(filepath.Join(folder, pinProgram+name)); err != nil {
-			return err
+	for _, programs := range []map[string]*ebpf.Program{e.programs, e.opened} {
+		for name, program := range programs {
+			if err := program.Pin(filepath.Join(folder, pinProgram+name)); err != nil {
+				return err
+			}
 		}
 	}
 	return pinLinks(e.links, slices.Collect(maps.Keys(e.links)), folder)
@@ -282,9 +287,10 @@ func (p *pins) open() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{
-		stays: a.Stays, support: a.Support, maps: make(map[string]*ebpf.Map), programs: make(map[string]*ebpf.Program),
-		inner: make(map[string]*ebpf.MapSpec), links: make(map[string]link.Link), pins: p,
+	e := newEngine(a.Support)
+	e.stays, e.pins = a.Stays, p
+	if e.folder, err = os.Open(p.folder()); err != nil {
+		return nil, err
 	}
 	for name, m := range a.Inner {
 		e.inner[name] = &ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.Entries, Flags: m.Flags}
@@ -293,7 +299,9 @@ func (p *pins) open() (*Engine, error) {
 		path := filepath.Join(p.folder(), name)
 		if short, ok := strings.CutPrefix(name, pinMap); ok {
 			e.maps[short], err = ebpf.LoadPinnedMap(path, nil)
-		} else if short, ok := strings.CutPrefix(name, pinProgram); ok {
+		} else if short, ok := strings.CutPrefix(name, pinProgram); ok && attaches(short) {
+			e.attached = append(e.attached, short)
+		} else if ok {
 			e.programs[short], err = ebpf.LoadPinnedProgram(path, nil)
 		}
 		if err != nil {

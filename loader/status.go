@@ -115,7 +115,7 @@ func memoryOf(maps map[string]*ebpf.Map) (sum uint64, err error) {
 // it or not.
 func (e *Engine) Status() (*Status, error) {
 	s := &Status{
-		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs),
+		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs) + len(e.attached),
 		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
 	}
 	var err error
@@ -209,13 +209,14 @@ type ProgramStatus struct {
 }
 
 // Runs returns the programs that are attached when the kernel half is whole, by name, since they
-// were loaded.
+// were loaded. They are fewer where it was removed before the first call.
 func (e *Engine) Runs() ([]ProgramStatus, error) {
+	programs, err := e.open(e.attached)
+	if err != nil {
+		return nil, err
+	}
 	var all []ProgramStatus
-	for name, program := range e.programs {
-		if !attaches(name, program) {
-			continue
-		}
+	for name, program := range programs {
 		stats, err := program.Stats()
 		if err != nil {
 			return nil, fmt.Errorf("program %s: %w", name, err)

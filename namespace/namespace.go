@@ -201,7 +201,7 @@ func (n *Namespace) Begin(hash crypto.Hash, nsrefCurrent bool) (err error) {
 		return err
 	}
 	if atomic.LoadUint32(&n.state.Flags)&bpf.NamespaceClosed != 0 {
-		return errors.New("begin a namespace: somebody has removed the kernel half by force")
+		return fmt.Errorf("begin a namespace: %w", loader.ErrRemoved)
 	}
 	n.setDigest(hash)
 	n.config.NSRefCurrent = nsrefCurrent
@@ -255,10 +255,8 @@ func (n *Namespace) make() error {
 		return err
 	}
 	n.state, n.release = n.engine.Namespace(n.index), n.giveBack
-	for name, inner := range map[string]*ebpf.Map{"magazines": magazine, "creations": creations} {
-		if err := n.engine.Map(name).Put(n.index, inner); err != nil {
-			return fmt.Errorf("map %s: %w", name, err)
-		}
+	if err := n.engine.Furnish(n.index, map[string]*ebpf.Map{"magazines": magazine, "creations": creations}); err != nil {
+		return err
 	}
 	*n.state = bpf.Namespace{
 		Id: n.state.Id, Flags: n.config.flags(), Magazine: size, Reserve: reserve, Share: share,

@@ -165,14 +165,29 @@ func TestCallCost(t *testing.T) {
 }
 
 // TestStartCost says how long the first command waits for the kernel half, when it is all
-// over, and what memory that takes. It has no bound: the verifier's share has one of its
-// own, and how long the kernel makes a program wait that detaches is up to the kernel.
+// over, and what memory that takes: every other one takes at most 1/20 of that time. The first has no
+// bound: the verifier's share has one of its own, and how long the kernel takes for what is attached is up to the kernel.
+//
+// The clock goes on while the machine waits for a file of its host. So the shortest of the others counts, and of the first
+// the time of its CPU.
 func TestStartCost(t *testing.T) {
 	exact(t)
+	other := startCost(t)
+	for range 4 {
+		if again := startCost(t); again.whole < other.whole {
+			other = again
+		}
+	}
 	unload(t)
-	startCost(t, "the first one of a host")
+	first := startCost(t)
 	reopen(t)
-	startCost(t, "every other one")
+	fmt.Println("tsem-bpf run, the first one of a host:", first)
+	fmt.Println("tsem-bpf run, every other one:", other)
+	ratio := float64(first.cpu) / float64(other.whole)
+	fmt.Printf("every other one takes 1/%.1f of what the first takes of a CPU\n", ratio)
+	if ratio < 20 {
+		t.Errorf("every other one takes %v, more than 1/20 of the %v of the first", other.whole, first.cpu)
+	}
 
 	n, err := namespace.New(engine, namespace.Config{})
 	if err != nil {
@@ -187,24 +202,35 @@ func TestStartCost(t *testing.T) {
 	fmt.Printf(", %.1f MiB without\n", float64(mapMemory(t))/(1<<20))
 }
 
-// startCost runs tsem-bpf and says how long that takes.
-func startCost(t *testing.T, which string) {
+// start is what a run of tsem-bpf took.
+type start struct {
+	begin, whole time.Duration // until its command began, and until its own end
+	cpu          time.Duration // time of CPUs, also in the kernel
+	resident     int64         // most memory, KiB
+}
+
+func (s start) String() string {
+	return fmt.Sprintf("%.2f s until the command begins, %.2f s until the end, %.2f s of a CPU, resident memory of tsem-bpf at most %d MiB",
+		s.begin.Seconds(), s.whole.Seconds(), s.cpu.Seconds(), s.resident>>10)
+}
+
+// startCost runs tsem-bpf, from a file that is in memory, and says what that takes.
+func startCost(t *testing.T) start {
 	t.Helper()
-	start := time.Now()
-	cmd := exec.Command("tsem-bpf", "run", "-q", "-o", "/dev/null", "--", "date", "+%s%N")
+	started := time.Now()
+	cmd := exec.Command(work+"/tsem-bpf", "run", "-q", "-o", "/dev/null", "--", "date", "+%s%N")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := time.Since(start)
+	whole := time.Since(started)
 	begun, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	fmt.Printf("tsem-bpf run, %s: %.2f s until the command begins, %.2f s until the end, resident memory of tsem-bpf at most %d MiB\n",
-		which, time.Unix(0, begun).Sub(start).Seconds(), whole.Seconds(), usage.Maxrss>>10)
+	state := cmd.ProcessState
+	return start{time.Unix(0, begun).Sub(started), whole, state.UserTime() + state.SystemTime(), state.SysUsage().(*syscall.Rusage).Maxrss}
 }
 
 // mapMemory sums up what the kernel accounts to BPF maps, in bytes.

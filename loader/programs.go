@@ -56,11 +56,23 @@ func loadProgram(name string, program *ebpf.ProgramSpec, maps map[string]*ebpf.M
 		}
 	}
 	one := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{name: program}}
-	collection, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{Cache: cache})
+	options, err := kernelOnly(cache)
+	if err != nil {
+		return nil, err
+	}
+	collection, err := ebpf.NewCollectionWithOptions(one, options)
 	if err != nil {
 		return nil, err
 	}
 	return collection.Programs[name], nil
+}
+
+// kernelOnly returns the options for programs that know types of the kernel itself, none of its modules. Without them the
+// library decodes those of all modules that are loaded, too, and that not safely by several goroutines: the decoders of
+// modules share that of the kernel, and do not lock it (btf/unmarshal.go, inflateType).
+func kernelOnly(cache *btf.Cache) (ebpf.CollectionOptions, error) {
+	kernel, err := cache.Kernel()
+	return ebpf.CollectionOptions{Cache: cache, Programs: ebpf.ProgramOptions{KernelTypes: kernel}}, err
 }
 
 // omitKfuncs makes 0 of the address of each kfunc that the kernel does not have, as the library

@@ -256,7 +256,11 @@ func probeRuns(spec *ebpf.CollectionSpec, cache *btf.Cache, lsms []string) error
 			delete(spec.Maps, name)
 		}
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	options, err := kernelOnly(cache)
+	if err != nil {
+		return err
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
 		return fmt.Errorf("load the probe program: %w", err)
 	}

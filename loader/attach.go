@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sync/errgroup"
 
@@ -27,42 +32,41 @@ func (e *Engine) start() error {
 		return err
 	}
 	// The tasks' own hooks first: no event before its task is known.
-	if err := e.attach(indispensable); err != nil {
-		return err
+	others := slices.DeleteFunc(slices.Clone(e.constant), func(name string) bool { return slices.Contains(indispensable, name) })
+	for _, names := range [][]string{indispensable, others} {
+		programs, err := e.open(names)
+		if err != nil {
+			return err
+		}
+		links, err := attach(programs)
+		maps.Copy(e.links, links)
+		if err != nil {
+			return err
+		}
 	}
-	return e.attach(slices.DeleteFunc(e.permanent(), func(name string) bool { return slices.Contains(indispensable, name) }))
-}
-
-// permanent returns the programs that are attached as long as the kernel half is there: all but those that a
-// process runs, and those on demand.
-func (e *Engine) permanent() []string {
-	later := e.onDemand(allEvents)
-	return slices.DeleteFunc(slices.Clone(e.attached), func(name string) bool { return slices.Contains(later, name) })
+	return nil
 }
 
 // allEvents is the mask of all events, as in bpf.Namespace.
 var allEvents = [2]uint64{math.MaxUint64, math.MaxUint64}
 
-// onDemand returns the programs that are attached only where a namespace wants their events, if one has
-// such a mask.
-func (e *Engine) onDemand(wanted [2]uint64) (names []string) {
-	for _, h := range e.support.Hooks {
-		if h.onDemand() && h.Present && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
-			names = append(names, h.Name)
-		}
-	}
-	return names
+// attachable returns the programs that are attached, or may be.
+func (e *Engine) attachable() []string {
+	return append(e.support.later(allEvents), e.constant...)
 }
 
 // ErrRemoved: somebody has removed the kernel half by force, so that nobody new finds it.
 var ErrRemoved = errors.New("somebody has removed the kernel half by force")
 
-// Attach attaches the programs of later versions' events that a namespace is about to want, unless they
-// are, so that nobody has them who does not ask for them: the other programs are attached from the
+// Attach loads and attaches the programs of later versions' events that a namespace is about to want, unless
+// somebody has, so that nobody has them who does not ask for them: the other programs are there from the
 // beginning. They stay as long as the kernel half. wanted is as in bpf.Namespace. The error is
 // ErrRemoved, one of Explain, or one of the kernel.
+//
+// Each program is pinned before it is attached, and its link after that: whoever comes behind somebody who was
+// interrupted sees by the links what is missing.
 func (e *Engine) Attach(wanted [2]uint64) error {
-	names := e.onDemand(wanted)
+	names := e.support.later(wanted)
 	if len(names) == 0 {
 		return nil
 	}
@@ -71,48 +75,118 @@ func (e *Engine) Attach(wanted [2]uint64) error {
 		return err
 	}
 	defer lock.Close()
-	if !e.isPinned() {
-		return ErrRemoved
+	pinned, err := e.pinned()
+	if err == nil && pinned == nil {
+		err = ErrRemoved
 	}
-	if names, err = e.unlinked(names, true); err != nil {
+	if err != nil {
 		return err
 	}
-	if err := e.attach(names); err != nil {
-		return err
+	if names = e.unlinked(names, pinned); len(names) == 0 {
+		return nil
 	}
-	if err := pinLinks(e.links, names, e.pins.folder()); err != nil {
-		return fmt.Errorf("pin what was attached: %w", err)
+	if err := e.extend(names); err != nil {
+		return fmt.Errorf("load programs of events of later versions: %w", err)
 	}
 	return nil
 }
 
-// attach attaches programs at the same time: the kernel waits long for each.
-func (e *Engine) attach(names []string) error {
-	programs, err := e.open(names)
+// extend loads, attaches and pins programs. With the lock held.
+func (e *Engine) extend(names []string) error {
+	programs, err := e.loadMore(names)
 	if err != nil {
 		return err
 	}
+	// What is pinned stays.
+	defer func() {
+		for _, program := range programs {
+			_ = program.Close()
+		}
+	}()
+	if err := e.repin(programs); err != nil {
+		return err
+	}
+	links, err := attach(programs)
+	if err == nil {
+		err = pinLinks(links, e.pins.folder())
+	}
+	for _, l := range links {
+		_ = l.Close()
+	}
+	return err
+}
+
+// repin pins programs, in place of those of somebody who was interrupted, whose links may be about to go.
+func (e *Engine) repin(programs map[string]*ebpf.Program) error {
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	for name := range programs {
+		delete(e.opened, name)
+		if err := os.Remove(filepath.Join(e.pins.folder(), pinProgram+name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return pinPrograms(programs, e.pins.folder())
+}
+
+// loadMore loads programs for the maps that are there.
+func (e *Engine) loadMore(names []string) (map[string]*ebpf.Program, error) {
+	spec, err := bpf.Load()
+	if err != nil {
+		return nil, err
+	}
+	cache := btf.NewCache()
+	if _, err := adapt(spec, e.support, cache); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(names, name) })
+	all := maps.Clone(e.maps)
+	for name := range spec.Maps {
+		if all[name] != nil {
+			continue
+		}
+		// Variables, which are for programs only.
+		if all[name], err = ebpf.LoadPinnedMap(filepath.Join(e.pins.folder(), pinnedMap(name)), nil); err != nil {
+			return nil, err
+		}
+		defer all[name].Close()
+	}
+	return loadPrograms(spec, all, cache)
+}
+
+// attach attaches programs at the same time: the kernel waits long for each. It returns the links that
+// were made also with an error.
+func attach(programs map[string]*ebpf.Program) (map[string]link.Link, error) {
+	var mu sync.Mutex
 	var group errgroup.Group
+	links := make(map[string]link.Link)
 	for name, program := range programs {
 		group.Go(func() error {
-			l, err := attach(program)
+			l, err := attachOne(program)
 			if err != nil {
 				return explainAttach(name, err)
 			}
-			e.linking.Lock()
-			defer e.linking.Unlock()
-			e.links[name] = l
+			mu.Lock()
+			defer mu.Unlock()
+			links[name] = l
 			return nil
 		})
 	}
-	return group.Wait()
+	return links, group.Wait()
+}
+
+func attachOne(program *ebpf.Program) (link.Link, error) {
+	if program.Type() == ebpf.Tracing {
+		return link.AttachTracing(link.TracingOptions{Program: program})
+	}
+	return link.AttachLSM(link.LSMOptions{Program: program})
 }
 
 // open returns some of the programs that attach, and opens those that are not open yet: most processes need none of
 // them. It leaves those out that were not open when the kernel half was removed.
 func (e *Engine) open(names []string) (map[string]*ebpf.Program, error) {
-	e.linking.Lock()
-	defer e.linking.Unlock()
+	e.opening.Lock()
+	defer e.opening.Unlock()
 	found := make(map[string]*ebpf.Program)
 	for _, name := range names {
 		if e.opened[name] == nil {
@@ -131,19 +205,24 @@ func (e *Engine) open(names []string) (map[string]*ebpf.Program, error) {
 	return found, nil
 }
 
-func attach(program *ebpf.Program) (link.Link, error) {
-	if program.Type() == ebpf.Tracing {
-		return link.AttachTracing(link.TracingOptions{Program: program})
+// pinned returns the names of what is pinned; nil if the kernel half was removed.
+func (e *Engine) pinned() ([]string, error) {
+	if !e.isPinned() {
+		return nil, nil
 	}
-	return link.AttachLSM(link.LSMOptions{Program: program})
+	names, err := e.pins.names(e.pins.folder())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return names, err
 }
 
 // detached returns the programs that were attached and have no link any more, as far as this
 // process can know: another one may hold links that are not pinned.
-func (e *Engine) detached(pinned bool) ([]string, error) {
-	detached, err := e.unlinked(append(e.permanent(), e.onDemand(e.wanted())...), pinned)
+func (e *Engine) detached(pinned []string) []string {
+	detached := e.unlinked(append(e.support.later(e.wanted()), e.constant...), pinned)
 	slices.Sort(detached)
-	return append([]string{}, detached...), err
+	return append([]string{}, detached...)
 }
 
 // wanted returns which events any namespace wants.
@@ -157,19 +236,11 @@ func (e *Engine) wanted() (all [2]uint64) {
 }
 
 // unlinked returns those of some programs that have no link, as far as this process can know.
-func (e *Engine) unlinked(programs []string, pinned bool) (without []string, err error) {
-	var names []string
-	if pinned {
-		if names, err = e.pins.names(e.pins.folder()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	e.linking.Lock()
-	defer e.linking.Unlock()
+func (e *Engine) unlinked(programs, pinned []string) (without []string) {
 	for _, name := range programs {
-		if e.links[name] == nil && !slices.Contains(names, pinLink+name) {
+		if e.links[name] == nil && !slices.Contains(pinned, pinLink+name) {
 			without = append(without, name)
 		}
 	}
-	return without, nil
+	return without
 }

@@ -106,10 +106,10 @@ type Engine struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program // that a process runs
 	inner    map[string]*ebpf.MapSpec // of arrays of maps
-	attached []string                 // the programs that attach
-	linking  sync.Mutex               // guards opened and links
-	opened   map[string]*ebpf.Program // of attached; see open
-	links    map[string]link.Link     // by program
+	constant []string                 // the programs that are attached as long as the kernel half is there
+	links    map[string]link.Link     // of these, where it was installed
+	opening  sync.Mutex               // guards opened
+	opened   map[string]*ebpf.Program // of those that attach; see open
 	pins     *pins                    // where it is pinned
 	folder   *os.File                 // that of its pins, also when another one has taken its place
 	users    *os.File                 // nil: it is only looked at
@@ -141,6 +141,15 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	sleepable, err := adapt(spec, support, cache)
+	if err != nil {
+		return nil, nil, err
+	}
+	return spec, support, configure(spec, sleepable, support.Tier)
+}
+
+// adapt makes the programs of an object such as this kernel can have. It returns what settleSleep does.
+func adapt(spec *ebpf.CollectionSpec, support *Support, cache *btf.Cache) (sleepable []bool, err error) {
 	delete(spec.Programs, probeProgram)
 	for _, name := range support.absent() {
 		delete(spec.Programs, name)
@@ -150,15 +159,15 @@ func prepare(cache *btf.Cache) (*ebpf.CollectionSpec, *Support, error) {
 	}
 	kernel, err := cache.Kernel()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := omitKfuncs(spec, functions(kernel)); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return spec, support, configure(spec, settleSleep(spec, support), support.Tier)
+	return settleSleep(spec, support), nil
 }
 
-// load probes the kernel, loads the object and attaches every program, but for what Attach does. The calling process
+// load probes the kernel, loads the object and attaches every program, but for what Attach loads. The calling process
 // becomes a keeper.
 func load() (*Engine, error) {
 	cache := btf.NewCache()
@@ -172,6 +181,9 @@ func load() (*Engine, error) {
 			e.inner[name] = m.InnerMap.Copy()
 		}
 	}
+	for _, name := range support.later(allEvents) {
+		delete(spec.Programs, name)
+	}
 	collection, err := create(spec, cache)
 	if err != nil {
 		return nil, fmt.Errorf("load the kernel half: %w", err)
@@ -179,7 +191,7 @@ func load() (*Engine, error) {
 	e.maps = collection.Maps
 	for name, program := range collection.Programs {
 		if attaches(name) {
-			e.attached = append(e.attached, name)
+			e.constant = append(e.constant, name)
 			e.opened[name] = program
 		} else {
 			e.programs[name] = program
@@ -428,7 +440,7 @@ func (e *Engine) allSkipped() (map[string]uint64, error) {
 // name; 0 where the kernel does not tell (before 5.16).
 func (e *Engine) Verified() (map[string]uint32, error) {
 	walked := make(map[string]uint32)
-	programs, err := e.open(e.attached)
+	programs, err := e.open(e.attachable())
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +37,7 @@ const (
 	pinUsers   = pinFolder + "_users" // what all who need it have locked, from before they wait for it
 	pinAbout   = "about"
 	pinMap     = "map_"
+	pinHidden  = pinMap + "_" // of what is for programs only: their variables
 	pinProgram = "program_"
 	pinLink    = "link_"
 )
@@ -227,27 +227,33 @@ func (p *pins) fill(folder string, e *Engine) error {
 		return err
 	}
 	for name, m := range e.maps {
-		if strings.HasPrefix(name, ".") {
-			continue // variables, which the programs hold
-		}
-		if err := m.Pin(filepath.Join(folder, pinMap+name)); err != nil {
+		if err := m.Pin(filepath.Join(folder, pinnedMap(name))); err != nil {
 			return err
 		}
 	}
-	for _, programs := range []map[string]*ebpf.Program{e.programs, e.opened} {
-		for name, program := range programs {
-			if err := program.Pin(filepath.Join(folder, pinProgram+name)); err != nil {
-				return err
-			}
-		}
+	if err := errors.Join(pinPrograms(e.programs, folder), pinPrograms(e.opened, folder)); err != nil {
+		return err
 	}
-	return pinLinks(e.links, slices.Collect(maps.Keys(e.links)), folder)
+	return pinLinks(e.links, folder)
 }
 
-// pinLinks pins the links of some programs in a folder.
-func pinLinks(links map[string]link.Link, programs []string, folder string) error {
-	for _, name := range programs {
-		if err := links[name].Pin(filepath.Join(folder, pinLink+name)); err != nil {
+// pinnedMap returns the name under which a map is pinned: a bpffs has no names with dots in them.
+func pinnedMap(name string) string { return pinMap + strings.ReplaceAll(name, ".", "_") }
+
+// pinPrograms pins programs in a folder.
+func pinPrograms(programs map[string]*ebpf.Program, folder string) error {
+	for name, program := range programs {
+		if err := program.Pin(filepath.Join(folder, pinProgram+name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pinLinks pins the links of programs in a folder.
+func pinLinks(links map[string]link.Link, folder string) error {
+	for name, l := range links {
+		if err := l.Pin(filepath.Join(folder, pinLink+name)); err != nil {
 			return err
 		}
 	}
@@ -295,14 +301,15 @@ func (p *pins) open() (*Engine, error) {
 	for name, m := range a.Inner {
 		e.inner[name] = &ebpf.MapSpec{Type: m.Type, KeySize: m.KeySize, ValueSize: m.ValueSize, MaxEntries: m.Entries, Flags: m.Flags}
 	}
+	later := e.support.later(allEvents)
 	for _, name := range names {
 		path := filepath.Join(p.folder(), name)
-		if short, ok := strings.CutPrefix(name, pinMap); ok {
+		if short, ok := strings.CutPrefix(name, pinMap); ok && !strings.HasPrefix(name, pinHidden) {
 			e.maps[short], err = ebpf.LoadPinnedMap(path, nil)
-		} else if short, ok := strings.CutPrefix(name, pinProgram); ok && attaches(short) {
-			e.attached = append(e.attached, short)
-		} else if ok {
+		} else if short, ok := strings.CutPrefix(name, pinProgram); ok && !attaches(short) {
 			e.programs[short], err = ebpf.LoadPinnedProgram(path, nil)
+		} else if ok && !slices.Contains(later, short) {
+			e.constant = append(e.constant, short)
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), e.release())

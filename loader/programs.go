@@ -12,9 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// create makes the maps of an object and loads its programs, as many at the same time as there
-// are CPUs: the kernel verifies a program on the CPU of who loads it, beside all others
-// (kernel/bpf/verifier.c, bpf_check: only the unprivileged wait for each other).
+// create makes the maps of an object and loads its programs.
 func create(spec *ebpf.CollectionSpec, cache *btf.Cache) (*ebpf.Collection, error) {
 	mapsOnly := *spec
 	mapsOnly.Programs = nil
@@ -22,26 +20,40 @@ func create(spec *ebpf.CollectionSpec, cache *btf.Cache) (*ebpf.Collection, erro
 	if err != nil {
 		return nil, err
 	}
+	if collection.Programs, err = loadPrograms(spec, collection.Maps, cache); err != nil {
+		collection.Close()
+		return nil, err
+	}
+	return collection, nil
+}
+
+// loadPrograms loads the programs of an object whose maps are there, all or none, as many at the same time as there
+// are CPUs: the kernel verifies a program on the CPU of who loads it, beside all others
+// (kernel/bpf/verifier.c, bpf_check: only the unprivileged wait for each other).
+func loadPrograms(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, cache *btf.Cache) (map[string]*ebpf.Program, error) {
 	var mu sync.Mutex
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
+	programs := make(map[string]*ebpf.Program)
 	for name, program := range spec.Programs {
 		group.Go(func() error {
-			loaded, err := loadProgram(name, program, collection.Maps, cache)
+			loaded, err := loadProgram(name, program, maps, cache)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			collection.Programs[name] = loaded
+			programs[name] = loaded
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
-		collection.Close()
+		for _, program := range programs {
+			_ = program.Close()
+		}
 		return nil, err
 	}
-	return collection, nil
+	return programs, nil
 }
 
 // loadProgram loads a program that uses maps which are there. The error names it.

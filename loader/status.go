@@ -114,20 +114,26 @@ func memoryOf(maps map[string]*ebpf.Map) (sum uint64, err error) {
 // Status returns the status of a kernel half that is pinned. What changes meanwhile may be in
 // it or not.
 func (e *Engine) Status() (*Status, error) {
-	s := &Status{
-		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs) + len(e.attached),
-		Pinned: e.isPinned(), Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
+	pinned, err := e.pinned()
+	if err != nil {
+		return nil, err
 	}
-	var err error
+	s := &Status{
+		Version: bpf.Version(), Folder: e.pins.folder(), Stays: e.stays, Tier: e.support.Tier, Programs: len(e.programs) + len(e.constant),
+		Pinned: pinned != nil, Missing: append([]string{}, e.Missing()...), TaskIDs: e.TaskIDs(), Keepers: []uint32{}, Namespaces: []NamespaceStatus{},
+	}
+	for _, name := range e.support.later(allEvents) {
+		if slices.Contains(pinned, pinProgram+name) {
+			s.Programs++
+		}
+	}
 	if s.ID, err = e.ID(); err != nil {
 		return nil, err
 	}
 	if s.Memory, err = e.mapMemory(); err != nil {
 		return nil, err
 	}
-	if s.Detached, err = e.detached(s.Pinned); err != nil {
-		return nil, err
-	}
+	s.Detached = e.detached(pinned)
 	var tgid uint32
 	var keeper bpf.Keeper
 	keepers := e.Map("keepers").Iterate()
@@ -208,10 +214,10 @@ type ProgramStatus struct {
 	Skipped uint64 // because the same one was already running on that CPU; see Skipped
 }
 
-// Runs returns the programs that are attached when the kernel half is whole, by name, since they
+// Runs returns the programs that are loaded and attached when the kernel half is whole, by name, since they
 // were loaded. They are fewer where it was removed before the first call.
 func (e *Engine) Runs() ([]ProgramStatus, error) {
-	programs, err := e.open(e.attached)
+	programs, err := e.open(e.attachable())
 	if err != nil {
 		return nil, err
 	}

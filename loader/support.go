@@ -73,10 +73,20 @@ type HookSupport struct {
 	Waits     bool   `json:"waits"` // its events can wait for a verdict
 }
 
-// onDemand says whether the program of the hook is attached only where a namespace wants its events. One
+// onDemand says whether the program of the hook is loaded and attached only where a namespace wants its events. One
 // that keeps books too is there from the beginning.
 func (h *HookSupport) onDemand() bool {
 	return int(h.Ordinal) >= bpf.HookLater && !slices.Contains(indispensable, h.Name)
+}
+
+// later returns the programs on demand that a namespace needs which has such a mask of events.
+func (s *Support) later(wanted [2]uint64) (names []string) {
+	for _, h := range s.Hooks {
+		if h.onDemand() && h.Present && wanted[h.Ordinal/64]>>(h.Ordinal%64)&1 != 0 {
+			names = append(names, h.Name)
+		}
+	}
+	return names
 }
 
 // Support is what a kernel offers.

@@ -30,7 +30,7 @@ type victim struct {
 
 func startVictim(t *testing.T, enforce bool) *victim {
 	t.Helper()
-	words := []string{"run", "-o", filepath.Join(t.TempDir(), "victim.json")}
+	words := []string{"run", "--events", "all", "-o", filepath.Join(t.TempDir(), "victim.json")}
 	if enforce {
 		words = append(words, "--external", "--enforce", "--deadline", "2m")
 	}
@@ -112,7 +112,7 @@ func TestKilledAnytime(t *testing.T) {
 		accountedOrphans(t, all)
 
 		path := filepath.Join(t.TempDir(), "next.json")
-		next := exec.Command("tsem-bpf", "run", "-o", path, "--", "cat", "/etc/hostname")
+		next := exec.Command("tsem-bpf", "run", "--events", "all", "-o", path, "--", "cat", "/etc/hostname")
 		var stderr bytes.Buffer
 		next.Stderr = &stderr
 		if err := next.Run(); err != nil {

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -68,9 +70,9 @@ func reload(t *testing.T) {
 
 // describe runs a command in a namespace of a kernel half and returns how many events it
 // raised; all must be there.
-func describe(t *testing.T, e *loader.Engine) uint64 {
+func describe(t *testing.T, e *loader.Engine, config namespace.Config) uint64 {
 	t.Helper()
-	n, err := namespace.New(e, namespace.Config{})
+	n, err := namespace.New(e, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,29 +93,62 @@ func describe(t *testing.T, e *loader.Engine) uint64 {
 	return completeAccount(t, e, n).Balance.Raised
 }
 
-// onDemand tests that the program of an event of a later version is attached with the first namespace that
-// wants it, for all engines that have one kernel half, and only then.
-func onDemand(t *testing.T, engines ...*loader.Engine) {
+// onDemand tests that the program of an event of a later version is loaded and attached with the first namespace
+// that wants it, once for both engines that have one kernel half, also if they ask at once, and only then; and that
+// what somebody did not finish who was interrupted is finished by the next one.
+func onDemand(t *testing.T, opener, installer *loader.Engine) {
 	t.Helper()
-	const hook = "bprm_check_security"
-	needHook(t, hook)
-	before := bpfObjects(t, "link")
-	if _, err := os.Stat(pinned + "/link_" + hook); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("before anybody wants it: %v", err)
+	needHook(t, "bprm_check_security")
+	programs, links := bpfObjects(t, "prog"), bpfObjects(t, "link")
+	there := func(morePrograms, moreLinks int) {
+		t.Helper()
+		// The kernel frees in its own time what was unpinned.
+		eventually(t, "programs and links more", [2]int{morePrograms, moreLinks}, func() [2]int {
+			return [2]int{bpfObjects(t, "prog") - programs, bpfObjects(t, "link") - links}
+		})
+		for _, e := range []*loader.Engine{opener, installer} {
+			if status, err := e.Status(); err != nil || len(status.Detached) > 0 {
+				t.Errorf("%v are detached, %v", status.Detached, err)
+			}
+		}
 	}
-	for _, e := range engines {
-		n, err := namespace.New(e, namespace.Config{Events: v3And(t, hook)})
+	execs := func(e *loader.Engine) {
+		t.Helper()
+		hooks, err := event.ParseHooks("bprm_check_security")
 		check(t, err)
-		if links := bpfObjects(t, "link"); links != before+1 {
-			t.Errorf("%d links, %d before anybody wanted it", links, before)
+		if raised := describe(t, e, namespace.Config{Events: hooks}); raised != 1 {
+			t.Errorf("%d events of a command that is executed", raised)
 		}
-		if status, err := e.Status(); err != nil || len(status.Detached) > 0 {
-			t.Errorf("%v are detached, %v", status.Detached, err)
-		}
-		check(t, n.Close())
 	}
-	_, err := os.Stat(pinned + "/link_" + hook)
+	execs(opener)
+	there(1, 1)
+	execs(installer)
+	there(1, 1)
+
+	hooks, err := event.ParseHooks("cred_prepare,path_truncate")
 	check(t, err)
+	var group errgroup.Group
+	for _, e := range []*loader.Engine{opener, installer} {
+		group.Go(func() error {
+			n, err := namespace.New(e, namespace.Config{Events: hooks})
+			if err == nil {
+				err = n.Close()
+			}
+			return err
+		})
+	}
+	check(t, group.Wait())
+	there(3, 3)
+
+	// Killed before the link was pinned, and before the program was.
+	check(t, os.Remove(pinned+"/link_bprm_check_security"))
+	there(3, 2)
+	execs(installer)
+	there(3, 3)
+	check(t, errors.Join(os.Remove(pinned+"/link_bprm_check_security"), os.Remove(pinned+"/program_bprm_check_security")))
+	there(2, 2)
+	execs(opener)
+	there(3, 3)
 }
 
 // TestPins: the kernel half is there once; whoever comes next opens it in a moment, and the
@@ -132,17 +167,17 @@ func TestPins(t *testing.T) {
 	if opened > installed/20 {
 		t.Errorf("opening takes %v, installing %v", opened, installed)
 	}
-	if describe(t, first) == 0 || describe(t, second) == 0 {
+	if describe(t, first, namespace.Config{}) == 0 || describe(t, second, namespace.Config{}) == 0 {
 		t.Error("no events")
 	}
 	if first.NewID() == second.NewID() {
 		t.Error("two namespaces have one id")
 	}
-	onDemand(t, first, second)
+	onDemand(t, second, first)
 	if err := first.Close(); err != nil {
 		t.Error(err)
 	}
-	if describe(t, second) == 0 {
+	if describe(t, second, namespace.Config{}) == 0 {
 		t.Error("no events after the first one has gone")
 	}
 	start := time.Now()
@@ -201,7 +236,7 @@ func TestPinsLeft(t *testing.T) {
 	if err := os.Rename(pinned+"/map_about", pinned+"/about"); err != nil {
 		t.Fatal(err)
 	}
-	if describe(t, e) == 0 {
+	if describe(t, e, namespace.Config{}) == 0 {
 		t.Error("no events")
 	}
 	if err := e.Close(); err != nil {

@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"fmt"
 	gomaps "maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,7 @@ func TestVerifierCost(t *testing.T) {
 		}
 		budget[name] = most
 	}
+	check(t, engine.Attach([2]uint64{math.MaxUint64, math.MaxUint64}))
 	walked, err := engine.Verified()
 	if err != nil {
 		t.Fatal(err)

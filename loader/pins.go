@@ -324,8 +324,11 @@ func (p *pins) open() (*Engine, error) {
 }
 
 // about reads what the pinned kernel half says of itself.
-func (p *pins) about() (*about, error) {
-	m, err := ebpf.LoadPinnedMap(filepath.Join(p.folder(), pinAbout), nil)
+func (p *pins) about() (*about, error) { return p.aboutIn(p.folder()) }
+
+// aboutIn is about for one that may be pinned in another folder.
+func (p *pins) aboutIn(folder string) (*about, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(folder, pinAbout), nil)
 	if err != nil {
 		return nil, p.broken("does not say what it is (" + err.Error() + ")")
 	}
@@ -374,8 +377,8 @@ func (p *pins) names(folder string) ([]string, error) {
 	return append(links, others...), nil
 }
 
-// remove unpins the kernel half. Its programs are detached when nobody holds them any more;
-// the kernel does that in its own time.
+// remove unpins the kernel half. Its programs are detached when nobody holds them any more, which nobody
+// waits for.
 func (p *pins) remove() error {
 	if _, err := p.names(p.folder()); err != nil {
 		return err
@@ -389,6 +392,23 @@ func (p *pins) remove() error {
 	return p.clean()
 }
 
+// unpin removes a folder with what is pinned there.
+func (p *pins) unpin(folder string, names []string) error {
+	// Kernels of tier sleep, and of it alone, are certain to detach in their own time.
+	if a, err := p.aboutIn(folder); err != nil || a.Support.Tier != TierSleep {
+		// Without it this only takes longer.
+		if letGo, err := holdLinks(folder, names); err == nil {
+			defer letGo()
+		}
+	}
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(folder, name)); err != nil {
+			return err
+		}
+	}
+	return os.Remove(folder)
+}
+
 // clean removes what somebody left who was interrupted.
 func (p *pins) clean() error {
 	for _, name := range []string{pinNew, pinOld} {
@@ -397,13 +417,8 @@ func (p *pins) clean() error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		for _, name := range names {
-			if err := os.Remove(filepath.Join(folder, name)); err != nil {
-				return fmt.Errorf("unpin the kernel half: %w", err)
-			}
-		}
 		if err == nil {
-			err = os.Remove(folder)
+			err = p.unpin(folder, names)
 		}
 		if err != nil {
 			return fmt.Errorf("unpin the kernel half: %w", err)

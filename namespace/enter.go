@@ -23,12 +23,13 @@ import (
 // a name that no user gives to a program.
 const enterName = "tsem-bpf-enter"
 
-// Main makes of this process what it was started as, if a keeper has started its own
-// executable file again: its gate process, or one that enters a namespace and executes a
+// Main makes of this process what it was started as, if tsem-bpf has started its own
+// executable file again: a gate process, one that detaches programs, or one that enters a namespace and executes a
 // command there. Else it returns at once. It has to be the first call of main, and of
-// TestMain in tests that use a Config with Judge.
+// TestMain in tests that load the kernel half.
 func Main() {
 	gateproc.Main()
+	loader.Main()
 	if len(os.Args) < 5 || os.Args[0] != enterName {
 		return
 	}

@@ -184,7 +184,11 @@ func TestPins(t *testing.T) {
 	if err := second.Close(); err != nil {
 		t.Error(err)
 	}
-	t.Logf("removed in %v", time.Since(start))
+	removed := time.Since(start)
+	t.Logf("removed in %v", removed)
+	if removed > installed/10 {
+		t.Errorf("removing takes %v, installing %v: it waits for the kernel", removed, installed)
+	}
 	nothingPinned(t)
 	waitFor(t, "the end of the programs", time.Minute, func() bool { return bpfObjects(t, "prog") == programs })
 }

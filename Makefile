@@ -31,7 +31,7 @@ demo: vm-setup build ## See the events of a real workload on the newest kernel.
 # A machine of the VM tests has two CPUs. So half as many run beside each other as there are CPUs here (JOBS=1: one after the
 # other), the longest first: with more than that each takes as much longer.
 JOBS ?= $(shell echo $$((($(shell nproc) + 1) / 2)))
-BESIDE := $(KERNELS:%=vm-test-%) runner-test cost-test-latest race-test preempt-test vng-events unit-test
+BESIDE := $(KERNELS:%=vm-test-%) runner-test cost-test-latest race-test preempt-test vng-events unit-test fuzz-test
 
 .PHONY: test
 test: setup vng-setup build build/prometheus generated vet lint format alert-test service-test ## Run everything that CI runs.
@@ -104,6 +104,17 @@ vm-test-mine-vng: vng-setup build ## The same under virtme-ng.
 vng-events: vm-setup vng-setup build ## Run TestEvents under virtme-ng, on the newest kernel.
 	$(call vm-test,latest,-run '^TestEvents$$',--vng)
 
+# By number and not by time, for the machine is to have no part in it: records are decoded and encoded for about a minute each on
+# two cores, everything else for some seconds. What is found lies below testdata/fuzz of its package then.
+FUZZ_ROUNDS := 1
+.PHONY: fuzz-test
+fuzz-test: ## Fuzz all that reads what others write, FUZZ_ROUNDS times as long as CI does.
+	@set -o pipefail; $(GO) test -list '^Fuzz' ./... | awk '/^Fuzz/ { of[n++] = $$1 } /^ok/ { while (n) print $$2, of[--n] }' | while read -r package name; do \
+		case "$$package $$name" in */event\ FuzzParse | */event\ FuzzText) count=600000 ;; *\ FuzzConfig | *\ FuzzPlane) count=1000 ;; *) count=20000 ;; esac; \
+		echo "== $$name of $$package"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $$((count * $(FUZZ_ROUNDS)))x -fuzzminimizetime 10x "$$package" || exit; \
+	done
+
 # Where tasks are preempted also inside the kernel and inside programs.
 .PHONY: preempt-test
 preempt-test: vm-setup build ## Run the tests under load with preempt=full, on the oldest kernel.
@@ -174,7 +185,8 @@ SOAK_ROUNDS = $(or $(ROUNDS),200)
 SOAK := Accidents Disturbed KilledWhileWaiting ManyWait SignalsWhileWaiting LockedDirectory KilledAnytime Takeover DaemonManyEvents DaemonOperations ManyRuns ScrapeCost Stress
 
 .PHONY: soak
-soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels.
+soak: $(KERNELS:%=soak-%) ## Run the tests of waits, accidents and many at once ROUNDS times (200: hours) on all kernels, and fuzz.
+	@$(MAKE) --no-print-directory fuzz-test FUZZ_ROUNDS=$(SOAK_ROUNDS)
 
 .PHONY: soak-%
 soak-%: vm-setup build

@@ -247,10 +247,7 @@ func TestDaemonManyAtOnce(t *testing.T) {
 		t.Errorf("%d orchestrators came to their end, and %d namespaces:\n%s", told, len(ended), said)
 	}
 	check(t, daemon.Process.Signal(unix.SIGTERM))
-	for lines.Scan() {
-		t.Log(lines.Text())
-	}
-	check(t, daemon.Wait())
+	untilEnd(t, daemon, lines)
 	nothingLeft(t, before)
 }
 

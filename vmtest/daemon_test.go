@@ -165,6 +165,17 @@ func configuredDaemon(t *testing.T, folder, config string, environment ...string
 	return cmd, lines
 }
 
+// untilEnd returns what a tsem-bpf says until it ends, which has to succeed. It was told to.
+func untilEnd(t *testing.T, cmd *exec.Cmd, lines *bufio.Scanner) (said string) {
+	t.Helper()
+	for lines.Scan() {
+		t.Log(lines.Text())
+		said += lines.Text() + "\n"
+	}
+	check(t, cmd.Wait())
+	return said
+}
+
 // expectLine reads up to a line with a text.
 func expectLine(t *testing.T, lines *bufio.Scanner, text string) string {
 	t.Helper()
@@ -213,12 +224,7 @@ func TestDaemon(t *testing.T) {
 		t.Errorf("%d waited: %s", waited, end)
 	}
 	check(t, daemon.Process.Signal(unix.SIGTERM))
-	for lines.Scan() {
-		t.Log(lines.Text())
-	}
-	if err := daemon.Wait(); err != nil {
-		t.Error(err)
-	}
+	untilEnd(t, daemon, lines)
 	if _, err := os.Stat(filepath.Join(folder, "control")); !os.IsNotExist(err) {
 		t.Errorf("the files are still there: %v", err)
 	}
@@ -385,10 +391,7 @@ func TestDaemonReady(t *testing.T) {
 		t.Error("what a killed daemon has left is still there")
 	}
 	check(t, daemon.Process.Signal(unix.SIGTERM))
-	for lines.Scan() {
-		t.Log(lines.Text())
-	}
-	check(t, daemon.Wait())
+	untilEnd(t, daemon, lines)
 	if left := unnamed(); len(left) > 0 {
 		t.Errorf("a daemon has left %d", left)
 	}
@@ -422,10 +425,7 @@ func TestDaemonService(t *testing.T) {
 	if last != "STOPPING=1" {
 		t.Errorf("told %q at the end", last)
 	}
-	for lines.Scan() {
-		t.Log(lines.Text())
-	}
-	check(t, daemon.Wait())
+	untilEnd(t, daemon, lines)
 }
 
 // TestDaemonKilledWhileItWaits: a daemon that waits for an answer of its own file system when it is killed is gone at once, and

@@ -7,7 +7,6 @@ package vmtest
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -24,18 +23,11 @@ import (
 )
 
 // recordsOf returns the records in a file, and fails if one line of it is none.
-func recordsOf(t *testing.T, file string) (all []object) {
+func recordsOf(t *testing.T, file string) []object {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	check(t, err)
-	for line := range bytes.Lines(text) {
-		var r object
-		if err := json.Unmarshal(line, &r); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		all = append(all, r)
-	}
-	return all
+	return objects(t, text)
 }
 
 // hostOf returns the namespace of the host, which a daemon keeps beside those of orchestrators.
@@ -62,14 +54,9 @@ func TestDaemonRoot(t *testing.T) {
 		text, _ := os.ReadFile(file)
 		return bytes.Contains(text, []byte(marker))
 	}
-	end := func(cmd *exec.Cmd, lines *bufio.Scanner) (said string) {
+	end := func(cmd *exec.Cmd, lines *bufio.Scanner) string {
 		check(t, cmd.Process.Signal(unix.SIGTERM))
-		for lines.Scan() {
-			t.Log(lines.Text())
-			said += lines.Text() + "\n"
-		}
-		check(t, cmd.Wait())
-		return said
+		return untilEnd(t, cmd, lines)
 	}
 	daemon, lines := configuredDaemon(t, folder, "root-export = "+file)
 	waitFor(t, "an open of a task that is older than the daemon", 2*time.Minute, seen)
@@ -160,12 +147,7 @@ func TestDaemonRootStalled(t *testing.T) {
 	waitFor(t, "an output that is read", 2*time.Minute, func() bool { return hostOf(t, daemon.Process.Pid).Wait == wait })
 	check(t, flood.Process.Kill())
 	check(t, daemon.Process.Signal(unix.SIGTERM))
-	var end string
-	for lines.Scan() {
-		t.Log(lines.Text())
-		end += lines.Text() + "\n"
-	}
-	check(t, daemon.Wait())
+	end := untilEnd(t, daemon, lines)
 	all, text := accounted(t, end, 1)[0], <-last
 	// Those are not written that came before there was a reader.
 	if whole := strings.Count(text, "\n"); uint64(whole) > all.delivered || all.refused == 0 || !strings.HasSuffix(text, "}\n") {

@@ -6,10 +6,12 @@ package vmtest
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,26 +20,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// objects returns what stands in lines of JSON, and fails if one line is none.
+func objects(t *testing.T, text []byte) (all []object) {
+	t.Helper()
+	for line := range bytes.Lines(text) {
+		var o object
+		if err := json.Unmarshal(line, &o); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
 // written returns the events of a file that is still being written.
-func written(t *testing.T, path string) (all []object) {
+func written(t *testing.T, path string) []object {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil // not yet
 	}
-	for line := range strings.Lines(string(text)) {
-		if !strings.HasSuffix(line, "\n") {
-			break
-		}
-		var record object
-		if err := json.Unmarshal([]byte(line), &record); err != nil {
-			t.Fatalf("%v: %s", err, line)
-		}
-		if record["event"] != nil {
-			all = append(all, record)
-		}
-	}
-	return all
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
+	return slices.DeleteFunc(objects(t, whole), func(record object) bool { return record["event"] == nil })
 }
 
 // waitForEvent waits until a record of a process is written that has something, and returns

@@ -75,6 +75,9 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 		}
 	}
 	if c.Check {
+		if err := c.checkFile(); err != nil {
+			return err
+		}
 		return printConfig(std.out, given.Selected(), c.unused)
 	}
 	if os.Getenv("GOMAXPROCS") == "" {

@@ -31,7 +31,7 @@ func (f *monitorFlags) checkAddress() error {
 	return nil
 }
 
-// check says what is wrong with the flags, without opening the address.
+// check says what is wrong with the flags, without opening the address or the file.
 func (f *monitorFlags) check() error {
 	if f.Metrics == "" && f.MetricsConfig != "" {
 		return &exitError{exitUsage, errors.New("--metrics-config needs --metrics: without it nothing is shown")}
@@ -39,6 +39,11 @@ func (f *monitorFlags) check() error {
 	if err := f.checkAddress(); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	return nil
+}
+
+// checkFile says what is wrong with the file of --metrics-config, as listen does.
+func (f *monitorFlags) checkFile() error {
 	if err := metrics.CheckConfig(f.MetricsConfig); err != nil {
 		return fmt.Errorf("--metrics=%s: %w", f.Metrics, err)
 	}

@@ -148,18 +148,7 @@ func (r *rootExport) end() error {
 		return nil
 	}
 	r.namespace.Shut()
-	look := time.NewTicker(patience / 10)
-	defer look.Stop()
-	for going := true; going; {
-		select {
-		case <-r.exported:
-			going = false
-		case <-look.C:
-			if r.output.stuckFor() > patience {
-				r.output.giveUp()
-			}
-		}
-	}
+	drain(r.exported, nil, true, r.output.stuckFor, r.output.giveUp)
 	totals := r.totals()
 	skipped, err := r.engine.Skipped()
 	r.output.say("the host: %s", account(&totals, skipped, 0))

@@ -176,7 +176,7 @@ func (s *session) end(told bool) error {
 	}
 	s.describing.Store(false)
 	s.namespace.Shut()
-	s.drain(told)
+	drain(s.exported, s.signals, told, s.output.stuckFor, s.output.giveUp)
 	s.endAgent()
 	totals := s.namespace.Totals()
 	totals.Written = s.eventsWritten()
@@ -207,23 +207,24 @@ func (s *session) eventsWritten() uint64 {
 	return written
 }
 
-// drain waits for the end of Export. What a signal tells meanwhile is for tsem-bpf:
-// the first one limits how long a write may take, the next one ends all writing.
-func (s *session) drain(told bool) {
+// drain waits for the end of Export, after which exported is closed. What a signal tells meanwhile is for tsem-bpf:
+// the first one limits how long a write to the output may take, the next one ends all writing. told says that the first
+// one was there; stuckFor and giveUp are those of the output.
+func drain(exported <-chan struct{}, signals <-chan os.Signal, told bool, stuckFor func() time.Duration, giveUp func()) {
 	look := time.NewTicker(patience / 10)
 	defer look.Stop()
 	for {
 		select {
-		case <-s.exported:
+		case <-exported:
 			return
-		case sent := <-s.signals:
+		case sent := <-signals:
 			if ends(sent) && told {
-				s.output.giveUp()
+				giveUp()
 			}
 			told = told || ends(sent)
 		case <-look.C:
-			if told && s.output.stuckFor() > patience {
-				s.output.giveUp()
+			if told && stuckFor() > patience {
+				giveUp()
 			}
 		}
 	}

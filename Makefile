@@ -142,20 +142,24 @@ one-cpu-test-%: vm-setup build
 .PHONY: cost-test
 cost-test: $(KERNELS:%=cost-test-%) ## Compare durations on all kernels, by instructions executed.
 
-# $(call cost-test,KERNEL,TESTS)
+# $(call cost-test,KERNEL,TESTS,ENVIRONMENT)
 define cost-test
 	@mkdir -p build/_tmp
-	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(GO) test -v -count=1 -timeout 0 -tags vmtest -run '^Test($(2))Cost$$' \
+	GOTMPDIR=$(CURDIR)/build/_tmp TSEM_EXACT=1 $(3) $(GO) test -v -count=1 -timeout 0 -tags vmtest -run '^Test($(2))Cost$$' \
 		-exec "$(CURDIR)/vmtest/run -i -c 1 -W -k $(1) -m 2G -t 900 --" ./vmtest
 endef
 
 .PHONY: cost-test-%
 cost-test-%: vm-setup build
-	$(call cost-test,$*,Call|Gate|Start$(if $(filter latest,$*),|Plane))
+	$(call cost-test,$*,Call|Gate|Start$(if $(filter latest,$*),|FUSE|Plane))
 
 .PHONY: scrape-cost
 scrape-cost: vm-setup build ## Compare floods of events with and without scrapes, by instructions executed.
 	$(call cost-test,6.12,Scrape)
+
+.PHONY: fuse-cost
+fuse-cost: vm-setup build ## Compare FUSE requests by read and write with those over io_uring (ROUNDS=5 OPENS=2000).
+	$(call cost-test,latest,FUSE,TSEM_ROUNDS=$(or $(ROUNDS),5) TSEM_OPENS=$(OPENS))
 
 .PHONY: plane-cost
 plane-cost: vm-setup build ## Compare orchestrators with the agent trust, by instructions executed.

@@ -20,8 +20,10 @@ type checkCommand struct {
 // Help is shown below the flags.
 func (checkCommand) Help() string {
 	return `Loads small BPF programs, attaches one for a moment to see it run, and leaves
-nothing behind. Exit status 0: tsem-bpf can be used here. 1: it cannot; the last
-line says what to change.`
+nothing behind. docs/kernels.md tells what the tiers are. Needs root.
+
+Exit status: 0: tsem-bpf can be used here; 1: it cannot, and the last line says what
+to change.`
 }
 
 // A checkReport is what check --json prints.

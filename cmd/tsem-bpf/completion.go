@@ -22,8 +22,8 @@ type completionCommand struct {
 
 // Help is shown below the flags.
 func (completionCommand) Help() string {
-	return `The shell then asks tsem-bpf itself for commands, flags and their values; what
-tsem-bpf cannot know, such as files and the arguments of CMD, it completes as ever.
+	return `The shell then asks tsem-bpf for commands, flags and their values. What tsem-bpf
+cannot know, such as files and the arguments of CMD, it completes as usual.
 
 Examples:
   tsem-bpf completion bash >>~/.bashrc

@@ -28,8 +28,8 @@ const (
 
 // configFlags say which file the flags of a command can stand in, beside the command line.
 type configFlags struct {
-	Config *string `placeholder:"FILE" help:"Take flags from this file: name = value, a line each, the names of these flags without --. The command line wins. Only root, or who runs tsem-bpf, may be able to write to it (default ${config}, if it is there; empty: none)."`
-	Check  bool    `help:"Only check all flags, print them as such a file, and exit."`
+	Config *string `placeholder:"FILE" help:"Take flags from this file, one on each line: name = value, where the name is that of a flag without --. The command line wins. Nobody but root, or the user who runs tsem-bpf, may be able to write to it (default ${config}, if it is there; empty: none)."`
+	Check  bool    `help:"Only check all flags, print them in the form of such a file, and exit."`
 }
 
 // notInConfig are the flags that make no sense in such a file.

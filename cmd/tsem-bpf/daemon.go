@@ -34,17 +34,18 @@ type daemonCommand struct {
 
 // Help is shown below the flags.
 func (daemonCommand) Help() string {
-	return `Serves the files of TSEM's control plane, for orchestrators: a write to control makes
-a namespace or releases a task, a read of external_tma/N takes a record
-(docs/orchestrators.md, which also says what is not there yet). Namespaces that
-enforce, and that an earlier daemon has left, it takes over.
+	return `Serves the files of TSEM's control plane to orchestrators: a write to control makes a
+namespace or releases a task, a read of external_tma/N takes a record. With
+--root-export it also writes the events of the host. docs/orchestrators.md tells how
+to use it, docs/service.md how to install it as a service.
 
 SIGINT, SIGTERM or SIGQUIT ends it. Workloads that are left run on, no longer
-described; where that enforces nothing happens that has to be judged, until the next
-daemon, or "tsem-bpf ns end". Needs root, in the initial pid namespace.
+described. A namespace that enforces stays instead, and refuses what has to be judged
+until the next daemon takes it over, or "tsem-bpf ns end" sets its tasks free. Needs
+root, in the initial pid namespace.
 
 A configuration file has a flag on each line, without its dashes; lines that begin
-with # say nothing:
+with # are comments:
 
   # /etc/tsem-bpf/daemon.conf
   deadline = 10s

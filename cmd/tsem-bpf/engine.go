@@ -15,7 +15,7 @@ import (
 
 type engineCommand struct {
 	Status  engineStatus  `cmd:"" help:"Show the kernel half of this host: who uses it, and for what."`
-	Install engineInstall `cmd:"" help:"Install the kernel half, to stay: then every tsem-bpf starts at once."`
+	Install engineInstall `cmd:"" help:"Install the kernel half, to stay until a reboot: then every tsem-bpf starts at once."`
 	Remove  engineRemove  `cmd:"" help:"Remove the kernel half."`
 }
 
@@ -25,10 +25,11 @@ type engineStatus struct {
 
 // Help is shown below the flags.
 func (engineStatus) Help() string {
-	return `The kernel half is pinned below /sys/fs/bpf. The first tsem-bpf installs it and the
-last one removes it, unless it is there to stay (engine install). Needs root.
+	return `The kernel half, the BPF programs and maps of tsem-bpf, is pinned below /sys/fs/bpf.
+The first tsem-bpf installs it and the last one removes it, unless it is there to stay
+(engine install). Needs root.
 
-Exit status: 0; 1: there is none; 125: that cannot be known.`
+Exit status: 0; 1: no kernel half is installed; 125: that cannot be known.`
 }
 
 // Run implements the command.
@@ -85,8 +86,8 @@ type engineInstall struct{}
 
 // Help is shown below the flags.
 func (engineInstall) Help() string {
-	return `Takes seconds, once; it does so at boot, for example. Tasks that are not modeled pay
-for it what docs and README say: some instructions for each hook.
+	return `Takes seconds, once; after a reboot it has to be done again. What the kernel half costs
+tasks that are not modeled, some instructions for each hook, is in README.md.
 
 Exit status: 0, also if it was there; 125 if it cannot be installed.`
 }
@@ -101,14 +102,15 @@ func (engineInstall) Run(*streams) error {
 }
 
 type engineRemove struct {
-	Force bool `help:"Also if it is in use: its namespaces are closed, and their tasks run on, no longer modeled."`
+	Force bool `help:"Remove it also if it is in use: its namespaces end, and their tasks run on, no longer modeled."`
 }
 
 // Help is shown below the flags.
 func (engineRemove) Help() string {
-	return `The kernel detaches the programs in its own time, some seconds.
+	return `The kernel detaches the programs in its own time, some seconds later. Needs root.
 
-Exit status: 0; 1: it is in use, or there is none; 125 if it cannot be removed.`
+Exit status: 0; 1: the kernel half is in use, or none is installed; 125: it cannot be
+removed.`
 }
 
 // Run implements the command.

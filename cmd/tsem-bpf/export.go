@@ -16,7 +16,7 @@ import (
 type exportCommand struct {
 	exportFlags
 
-	Root     bool           `required:"" help:"The whole host: every task that is not a kernel thread and not tsem-bpf itself."`
+	Root     bool           `required:"" help:"Describe the whole host: every task but kernel threads, tsem-bpf itself and those in namespaces of their own."`
 	Duration *time.Duration `placeholder:"D" help:"End after this time, for example 30s; without it at SIGINT or SIGTERM."`
 }
 
@@ -24,7 +24,10 @@ type exportCommand struct {
 func (exportCommand) Help() string {
 	return `Tasks that were there before have a TASK_ID of zeros until their next exec. The
 totals go to standard error at the end. Whoever reads the records on the same
-host raises events by reading: write to a file, or expect an echo.
+host raises events by reading, which are described in turn: write to a file.
+
+For a host that is described all the time there is "tsem-bpf daemon
+--root-export": it appends to its file, and lets it be rotated.
 
 Exit status: 0, or 125 if tsem-bpf failed, 2 for a wrong flag.
 

@@ -19,13 +19,13 @@ import (
 
 // externalFlags are the flags of a namespace whose tasks wait for an agent.
 type externalFlags struct {
-	External  bool           `help:"Let CMD wait, in each hook that can sleep, until an agent has judged the event. Needs a kernel of tier sleep or poll (tsem-bpf check)."`
-	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: trusts everything. exec:COMMAND: a program that reads a record a line and answers, for each of type event, \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; the words of COMMAND are split at blanks (default trust)."`
+	External  bool           `help:"Let CMD wait in each hook that can sleep until an agent has judged the event. Needs a kernel of tier sleep or poll (tsem-bpf check)."`
+	TMA       string         `name:"tma" placeholder:"AGENT" words:"trust exec:" help:"The trusted modeling agent of --external. trust: it trusts everything. exec:COMMAND: it is a program that reads a record from each line and answers each one of type event with \"trusted pid=P tnum=T\" or \"untrusted pid=P tnum=T\"; COMMAND is split at blanks (default trust)."`
 	Deadline  *time.Duration `placeholder:"D" help:"How long an event of --external waits for its verdict, at most ${maxwait} (default ${deadline})."`
-	Enforce   bool           `help:"With --external: an event that is judged untrusted does not happen, but fails with EPERM, and so does each later one of that task and of the children it then has. Without it they are marked only."`
-	Deny      string         `placeholder:"TYPE,..." list:"events" help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever is said of them, also those of an untrusted task. A list as that of --events."`
-	Takeover  uint64         `placeholder:"N" help:"In place of CMD: become the tsem-bpf of namespace N, which enforces and whose own was killed (tsem-bpf engine status calls it orphaned), until it has no tasks any more."`
-	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external, what becomes of an event that nobody has judged by the deadline, or can judge because the agent has failed: open: it happens; closed: it does not (default closed with --enforce, else open)."`
+	Enforce   bool           `help:"With --external: an event that is judged untrusted fails with EPERM, and so does each later one of that task and of the children that it has from then on. Without this flag the task only becomes untrusted, and nothing is refused."`
+	Deny      string         `placeholder:"TYPE,..." list:"events" help:"With --external, in place of --enforce: only events of these types are refused; all others happen, whatever the agent says of them or of their task. The list is like that of --events."`
+	Takeover  uint64         `placeholder:"N" help:"In place of CMD: become the tsem-bpf of namespace N until it has no tasks any more. It enforces, and its own tsem-bpf was killed (tsem-bpf ns list calls it orphaned)."`
+	OnFailure string         `placeholder:"POLICY" enum:"open,closed," default:"" help:"With --external: what becomes of an event that nobody has judged by the deadline, or that nobody can judge because the agent has failed. open: it happens. closed: it does not (default closed with --enforce or --deny, else open)."`
 }
 
 const execPrefix = "exec:"

@@ -28,33 +28,34 @@ const (
 )
 
 type commands struct {
-	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what would have to change."`
-	Run    runCommand    `cmd:"" help:"Run a command and write the security events of it and all it starts."`
+	Check  checkCommand  `cmd:"" help:"Tell what this kernel offers, and what has to change if tsem-bpf cannot be used."`
+	Run    runCommand    `cmd:"" help:"Run a command, and write its security events and those of all that it starts."`
 	Export exportCommand `cmd:"" help:"Write the security events of the whole host."`
 
-	Daemon      daemonCommand      `cmd:"" help:"Serve the control plane of TSEM, for orchestrators."`
+	Daemon      daemonCommand      `cmd:"" help:"Serve the control plane of TSEM for orchestrators."`
 	Orchestrate orchestrateCommand `cmd:"" help:"Run an orchestrator that looks for the control plane where TSEM has it."`
 
 	Pending pendingCommand `cmd:"" help:"Show which events wait for a verdict."`
 	Release releaseCommand `cmd:"" help:"Decide about an event that waits."`
 
-	Status statusCommand `cmd:"" help:"Tell whether all is well with tsem-bpf on this host, or what is not."`
+	Status statusCommand `cmd:"" help:"Tell whether all is well with tsem-bpf on this host, and if not, what to do."`
 	Top    topCommand    `cmd:"" help:"Show what tsem-bpf does on this host, live."`
 
 	Engine engineCommand `cmd:"" help:"The kernel half of this host: show, install, remove it."`
 
 	Ns nsCommand `cmd:"" help:"Namespaces of this host."`
 
-	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete the words of tsem-bpf."`
+	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete commands and flags."`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
 }
 
 const description = `Describes the security events of a workload in the JSON of TSEM (Trusted
 Security Event Modeling), on an unpatched kernel from 6.1 on: BPF LSM programs
-capture the events, tsem-bpf writes one line for each.
+capture the events, and tsem-bpf writes one line for each.
 
-Needs root, and a kernel with an active BPF LSM: "tsem-bpf check" tells.`
+Needs root, and a kernel with an active BPF LSM: "tsem-bpf check" tells whether
+this one has it.`
 
 // An exitError carries the exit status; without text there is nothing more to say.
 type exitError struct {

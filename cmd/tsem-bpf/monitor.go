@@ -16,7 +16,7 @@ import (
 
 // monitorFlags are the flags with which operators look at a tsem-bpf that keeps a namespace.
 type monitorFlags struct {
-	Metrics       string `placeholder:"ADDRESS" help:"Answer HTTP requests for /metrics (Prometheus), /healthz and /readyz there: HOST:PORT, for example localhost:9560 or :9560, or systemd: at the socket that systemd hands over. docs/monitoring.md."`
+	Metrics       string `placeholder:"ADDRESS" help:"Answer HTTP requests for /metrics (Prometheus), /healthz and /readyz at this address: HOST:PORT, for example localhost:9560 or :9560, or the word systemd for the socket that systemd hands over. docs/monitoring.md."`
 	MetricsConfig string `name:"metrics-config" placeholder:"FILE" help:"TLS and passwords for --metrics: a web configuration of the Prometheus exporter toolkit."`
 }
 

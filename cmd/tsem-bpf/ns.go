@@ -25,9 +25,9 @@ import (
 type nsCommand struct {
 	List    nsList    `cmd:"" help:"Show the namespaces of this host."`
 	Show    nsShow    `cmd:"" help:"Show all that is known of a namespace."`
-	Enforce nsEnforce `cmd:"" help:"Let nothing happen in a namespace, from now on, that is not trusted."`
-	Seal    nsSeal    `cmd:"" help:"Let nobody change any more what is refused in a namespace."`
-	End     nsEnd     `cmd:"" help:"End a namespace whose tsem-bpf is gone, or whose orchestrator is."`
+	Enforce nsEnforce `cmd:"" help:"Refuse what is not trusted in a namespace, from now on."`
+	Seal    nsSeal    `cmd:"" help:"Forbid further changes of what is refused in a namespace."`
+	End     nsEnd     `cmd:"" help:"End a namespace whose tsem-bpf or orchestrator is gone."`
 }
 
 // A nsID is the argument that names a namespace.
@@ -142,13 +142,21 @@ type nsList struct {
 
 // Help is shown below the flags.
 func (nsList) Help() string {
-	return `Shows every namespace of this host: its id, its kind (the events of one that is external
-wait for verdicts), the process that keeps it, how many tasks are in it, how many of
-them wait, how many events it has raised, the action for what is not trusted (DENY: it
-does not happen, LOG: it does; the types if it is DENY for some only), whether it is
-sealed, and the command of the keeper. Needs root.
+	return `Shows every namespace of this host, a line each:
 
-Exit status: 0, also if there is none; 125 if that cannot be known.`
+  KIND     external: its events wait for verdicts; export: they do not
+  KEEPER   the process that keeps it
+  TASKS    how many are in it
+  WAITING  how many of them wait
+  RAISED   how many events there were
+  ACTION   for what is not trusted. LOG: it happens; DENY: it does not, or only
+           not if it is of the types that follow
+  SEALED   whether the action cannot be changed any more
+  COMMAND  that of the keeper
+
+Needs root.
+
+Exit status: 0, also if there is none; 125: that cannot be known.`
 }
 
 // Run implements the command.
@@ -192,9 +200,9 @@ type nsShow struct {
 // Help is shown below the flags.
 func (nsShow) Help() string {
 	return `Shows what a namespace is, how it was made, and what the kernel half has counted of it,
-as docs/metrics.md names it; as text without what is 0. Needs root.
+by the names of docs/metrics.md; the text leaves out what is 0. Needs root.
 
-Exit status: 0; 1: there is no such namespace; 125 if that cannot be known.`
+Exit status: 0; 1: there is no such namespace; 125: that cannot be known.`
 }
 
 // Run implements the command.
@@ -260,13 +268,13 @@ type nsEnforce struct{ nsID }
 
 // Help is shown below the flags.
 func (nsEnforce) Help() string {
-	return `Makes DENY the action of all its events, whoever keeps it, as "enforce" in its control
-file does and --enforce of "tsem-bpf run": an event that is judged untrusted does not
-happen, nor what an untrusted task does. There is no way back. In a namespace of the kind
-export nobody judges, so that nothing is ever refused. Needs root.
+	return `Makes DENY the action of all events of the namespace, whoever keeps it, as "enforce" in the
+control file and --enforce of "tsem-bpf run" do: an event that is judged untrusted does not
+happen, and neither does what an untrusted task does. This cannot be undone. In a namespace
+of the kind export nobody judges, so that nothing is ever refused. Needs root.
 
 Exit status: 0, also if it enforced already; 1: there is no such namespace, or it is
-sealed; 125 if that failed.`
+sealed; 125: that failed.`
 }
 
 // Run implements the command.
@@ -276,10 +284,10 @@ type nsSeal struct{ nsID }
 
 // Help is shown below the flags.
 func (nsSeal) Help() string {
-	return `Lets nobody change the actions of its events any more, whoever keeps it, as "seal" in its
-control file does. There is no way back. Needs root.
+	return `Forbids all further changes of the actions of its events, whoever keeps it, as "seal" in
+the control file does. This cannot be undone. Needs root.
 
-Exit status: 0; 1: there is no such namespace, or it is sealed already; 125 if that failed.`
+Exit status: 0; 1: there is no such namespace, or it is sealed already; 125: that failed.`
 }
 
 // Run implements the command.
@@ -289,14 +297,14 @@ type nsEnd struct{ nsID }
 
 // Help is shown below the flags.
 func (nsEnd) Help() string {
-	return `An enforcing namespace outlives a tsem-bpf that was killed: what nobody can judge any
-more does not happen there. So does one of "tsem-bpf daemon" its orchestrator. This
-sets its tasks free; they run on, no longer modeled, and may then do what nobody has
-trusted. "tsem-bpf run --takeover", or "takeover" in the control file, goes on judging
-them.
+	return `An enforcing namespace outlives a tsem-bpf that was killed, and one of "tsem-bpf daemon"
+also outlives its orchestrator and the daemon. What nobody can judge any more does not
+happen there. This command sets its tasks free: they run on, no longer modeled, and may
+then do what nobody has trusted. To go on judging them instead there is "tsem-bpf run
+--takeover", or "takeover" in the control file. Needs root.
 
-Exit status: 0; 1: there is no such namespace, or a tsem-bpf keeps it, for somebody who
-judges; 125 if it cannot be ended.`
+Exit status: 0; 1: there is no such namespace, or a tsem-bpf keeps it and its events can
+be judged; 125: it cannot be ended.`
 }
 
 // Run implements the command.

@@ -20,10 +20,10 @@ type orchestrateCommand struct {
 
 // Help is shown below the flags.
 func (orchestrateCommand) Help() string {
-	return `Runs an orchestrator that was written for TSEM: for CMD and what it starts, the files of
-the control plane are at ` + tsemfs.BuiltIn + ` as well, beside what is there.
-They have a mount namespace of their own for that; nobody else sees a difference. The
-daemon has to run already. Needs root.
+	return `Runs an orchestrator that was written for TSEM: CMD, and what it starts, sees the files
+of the control plane also at ` + tsemfs.BuiltIn + `. They have a mount
+namespace of their own for that; nobody else sees a difference. "tsem-bpf daemon" has
+to run already. Needs root.
 
 Exit status: that of CMD, for this process becomes CMD; 127 if there is no CMD, 126 if it
 cannot be run, 125 if tsem-bpf failed, 2 for a wrong flag.

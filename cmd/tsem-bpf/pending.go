@@ -27,9 +27,9 @@ type pendingCommand struct {
 func (pendingCommand) Help() string {
 	return `Shows every event of this host that waits for a verdict: the thread that waits, its
 task number, its namespace, the type of the event, for how long it has waited, its
-ticket, which names this one wait for ever, and the command. Needs root.
+ticket, and the command. A ticket names one wait and never another. Needs root.
 
-Exit status: 0, also if nothing waits; 125 if that cannot be known.`
+Exit status: 0, also if nothing waits; 125: that cannot be known.`
 }
 
 // waiters returns the events that wait on this host, by slot, and the verdicts where they do;
@@ -121,19 +121,19 @@ type releaseCommand struct {
 	Verdict   string `arg:"" enum:"trusted,untrusted" help:"trusted or untrusted."`
 	PID       uint32 `name:"pid" placeholder:"P" help:"The event that this thread waits with."`
 	Tnum      uint64 `placeholder:"T" help:"The event that the task with this number waits with."`
-	Namespace uint64 `placeholder:"N" help:"Only if it is in this namespace."`
+	Namespace uint64 `placeholder:"N" help:"Only an event in this namespace."`
 	Ticket    string `placeholder:"TICKET" help:"This event and no other, as \"tsem-bpf pending\" shows it."`
 }
 
 // Help is shown below the flags.
 func (releaseCommand) Help() string {
-	return `Decides about one event that waits, in place of its agent, and so sets its thread
-free; "tsem-bpf pending" shows which there are. What is given has to be true of the same
-event, or nothing is done. With a ticket the verdict cannot hit a later event of the
-thread. What the agent says of this event is then too late. Needs root.
+	return `Decides about one event that waits, in place of its agent, so that its thread goes on;
+"tsem-bpf pending" shows which events wait. Nothing is done unless one event fits all
+flags. With a ticket the verdict cannot hit a later event of the thread. What the agent
+says of this event afterwards is too late. Needs root.
 
-Exit status: 0: done. 1: nothing was done, because no such event waits (any more). 2: a
-wrong flag. 125: it cannot be known what waits.
+Exit status: 0: done; 1: nothing was done, because no such event waits (any more); 2: a
+wrong flag; 125: it cannot be known what waits.
 
 Examples:
   tsem-bpf release trusted --pid 4711

@@ -26,7 +26,7 @@ const rootPrefix = "root-"
 
 // rootFlags are the flags of a daemon that describes the host.
 type rootFlags struct {
-	RootExport string      `name:"root-export" placeholder:"FILE" help:"Write the security events of the whole host, but of tasks in namespaces and of tsem-bpf itself, to this file, at its end; - is standard output. SIGHUP opens it anew. docs/service.md."`
+	RootExport string      `name:"root-export" placeholder:"FILE" help:"Append the security events of the whole host, except those of tasks in other namespaces and of tsem-bpf itself, to this file; - is standard output. SIGHUP opens the file anew. docs/service.md."`
 	Root       recordFlags `embed:"" prefix:"root-" set:"wait=${rootwait}"`
 }
 

@@ -25,22 +25,22 @@ type runCommand struct {
 // Help is shown below the flags.
 func (runCommand) Help() string {
 	return `CMD runs in a modeling namespace of its own: only it and its descendants are
-described. Signals are forwarded to it; after its end they end tsem-bpf. When CMD
-has ended and the last record is written, the totals go to standard error.
-Descendants that are still running then go on, and are no longer described.
-
-With --takeover N there is no CMD: what was left by a tsem-bpf that was killed goes
-on, judged by the agent that is given now. If that fails, or a signal ends tsem-bpf,
-what has to be judged is refused there again.
+described. Signals are forwarded to it; once CMD has ended they end tsem-bpf. When
+the last record is written, the totals go to standard error. Descendants that are
+still running then go on, and are no longer described.
 
 With --external the first record is the aggregate, the measurement of the platform.
-Why and how long an event waits, and what happens when something fails:
-docs/blocking.md.
+docs/blocking.md tells why and for how long an event waits, and what happens when
+something fails.
+
+With --takeover N there is no CMD: the tasks of a namespace whose tsem-bpf was killed
+go on, judged by the agent that is given now. If that agent fails, or a signal ends
+tsem-bpf, what has to be judged is refused there again.
 
 Exit status: that of CMD, 128+N if signal N ended it; 127 if there is no CMD, 126
 if it cannot be run, 125 if tsem-bpf itself failed (also when a record could not
-be written, or the agent failed), 2 for a wrong flag. With --takeover it is 0, if
-not 125 or 2.
+be written, or the agent failed), 2 for a wrong flag. With --takeover it is 0, 2
+or 125.
 
 Examples:
   tsem-bpf run -- ls -l /etc

@@ -24,20 +24,20 @@ import (
 type exportFlags struct {
 	monitorFlags
 
-	Output string `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is made anew, readable by its owner only; a symbolic link is not followed."`
+	Output string `short:"o" placeholder:"FILE" default:"-" help:"Where to write the records; - is standard output. The file is emptied first, and only its owner may read it; a symbolic link is not followed."`
 	recordFlags
-	Quiet bool `short:"q" help:"No totals on standard error if nothing was lost."`
+	Quiet bool `short:"q" help:"Write no totals to standard error if nothing was lost."`
 }
 
 // recordFlags are the flags that say which records there are and what they are like.
 type recordFlags struct {
-	Dialect      string        `enum:"current,v3" default:"current" help:"current: with tnum, number and context, as later TSEM versions have them. v3: byte for byte as TSEM v3 (${enum})."`
-	Digest       string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files, TASK_IDs and coefficients (${enum}). Only sha256 can come from IMA."`
-	NSRef        string        `name:"nsref" enum:"initial,current" default:"initial" help:"User namespace in which uids and gids are shown: the initial one, or the current one of the task (${enum})."`
-	Cache        int           `placeholder:"N" default:"${cache}" help:"KiB of the magazine that each hook that cannot sleep has to itself, whatever the others do; most events take 184 to 296 bytes (default ${default})."`
+	Dialect      string        `enum:"current,v3" default:"current" help:"What the records look like (${enum}). v3: byte for byte as TSEM v3 writes them. current: with more members, such as tnum, number and context, as later versions of TSEM have them."`
+	Digest       string        `enum:"sha256,sha384,sha512" default:"sha256" help:"Digest function of files, TASK_IDs and coefficients (${enum}). Only with sha256 IMA takes digests in the hook."`
+	NSRef        string        `name:"nsref" enum:"initial,current" default:"initial" help:"In which user namespace uids and gids are shown (${enum}): the initial one, or the one that the task is in."`
+	Cache        int           `placeholder:"N" default:"${cache}" help:"How many KiB of the magazine, the buffer of records, each hook has to itself that cannot sleep; a record without a path takes 160 to 296 bytes (default ${default})."`
 	Wait         time.Duration `placeholder:"D" default:"${wait}" help:"How long a hook that can sleep waits for room in the magazine before its event is refused, at most ${maxwait} (default ${default})."`
-	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is no event, and nobody decides about it. v3 stands for those of TSEM v3, all for these and those of later versions, and !TYPE takes one away: file_open,inode_create or v3,!capable (default v3)."`
-	Coefficients bool          `help:"Give the record of each event its security state coefficient, which is what TSEM compares; not in dialect v3. See docs/records.md."`
+	Events       string        `placeholder:"TYPE,..." list:"events" help:"Raise events of these types only; what is not listed is neither described nor judged. v3 stands for the types of TSEM v3, all for these and those of later versions, and !TYPE takes one away. For example: file_open,inode_create or v3,!capable (default v3)."`
+	Coefficients bool          `help:"Add the security state coefficient of each event to its record: the hash that the models of TSEM are made of. Not in dialect v3. docs/records.md."`
 }
 
 // config returns what the flags say, whose names have a prefix.

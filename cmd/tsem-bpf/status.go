@@ -17,11 +17,11 @@ type statusCommand struct {
 
 // Help is shown below the flags.
 func (statusCommand) Help() string {
-	return `Says whether all is well with tsem-bpf on this host: the kernel half is attached, no
-task is held back for want of a tsem-bpf, those that judge are at work, and those that
-read keep up. What was lost earlier is in the account of its namespace. Needs root.
+	return `All is well if the kernel half is attached, no task is held back for want of a tsem-bpf,
+and every tsem-bpf is at work and keeps up with its events. What was lost earlier is in
+the account of its namespace. docs/monitoring.md explains each problem. Needs root.
 
-Exit status: 0: all is well. 1: it is not, or no kernel half is installed. 125: that
+Exit status: 0: all is well; 1: it is not, or no kernel half is installed; 125: that
 cannot be known.`
 }
 

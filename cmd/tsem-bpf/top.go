@@ -18,20 +18,20 @@ import (
 )
 
 type topCommand struct {
-	Interval time.Duration `placeholder:"D" default:"2s" help:"How long to count before it is shown, at least 100ms (default 2s)."`
-	Once     bool          `help:"Print one screen as text, of one interval, and end."`
+	Interval time.Duration `placeholder:"D" default:"2s" help:"Time from one screen to the next, at least 100ms (default 2s)."`
+	Once     bool          `help:"Print one screen as text after one interval, and end."`
 }
 
 // Help is shown below the flags.
 func (topCommand) Help() string {
-	return `Shows what the kernel half of this host does, again and again: who waits for a verdict
+	return `Shows again and again what the kernel half of this host does: who waits for a verdict
 and with which events, what became of events, what the tasks that waited have found, and
 each namespace and BPF program, the busiest first. q or Ctrl-C ends it. If standard
 output is no terminal, one screen is printed, without a limit of its size. Needs root.
 
-How long decisions took and the types of events are not shown: keepers alone know that
-(--metrics). Runs of programs are those for all tasks of the host, and are counted while
-the sysctl kernel.bpf_stats_enabled is 1. docs/monitoring.md.
+How long decisions took and the types of events are not shown, for only keepers know
+them (--metrics). Runs of programs are those for all tasks of the host; the kernel counts
+them while the sysctl kernel.bpf_stats_enabled is 1. docs/monitoring.md tells more.
 
 Exit status: 0; 1: no kernel half is installed; 2: a wrong flag; 125: it cannot be read.`
 }

@@ -30,6 +30,7 @@
 // that shares them is gone. One of them may be in an uninterruptible wait: for a disk, for the
 // answer of another file system, or for that of this very one, which would never come. So
 // the device is open in a table of descriptors that the thread which serves has for itself
-// (unshare(2), CLONE_FILES). That thread waits for requests only, and ends at once. The table is a
-// copy of what was open when the thread began; the other descriptors in it mean nothing.
+// (unshare(2), CLONE_FILES). That thread waits for requests only, and ends at once. The table begins as a
+// copy of what was open when the thread began. What others could notice is closed in it: the end of a pipe
+// or of a file is that for everybody as soon as the process closes it.
 package fuse

@@ -419,6 +419,24 @@ func TestDeviceApart(t *testing.T) {
 	k.End(served)
 }
 
+// TestNothingHeld: what this process closes is closed, though the thread that serves began with a copy of it.
+func TestNothingHeld(t *testing.T) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	c := serve(t, &folder{})
+	c.expect(fusetest.Answer{Errno: unix.ENOENT}, OpLookup, RootNode, text("file")) // the thread has begun
+	if err := unix.Close(ends[1]); err != nil {
+		t.Fatal(err)
+	}
+	pipe := []unix.PollFd{{Fd: int32(ends[0])}}
+	if _, err := unix.Poll(pipe, 0); err != nil || pipe[0].Revents != unix.POLLHUP {
+		t.Errorf("events %#x, %v: the pipe is not closed", pipe[0].Revents, err)
+	}
+}
+
 // TestServeErrors is what a read from a device can return.
 func TestServeErrors(t *testing.T) {
 	if err := NewServer(-1, &folder{}).Serve(); !errors.Is(err, unix.EBADF) {

@@ -68,6 +68,13 @@ func TestDaemonRoot(t *testing.T) {
 	check(t, os.Rename(file, file+".1"))
 	check(t, daemon.Process.Signal(unix.SIGHUP))
 	waitFor(t, "an open in the new file", 2*time.Minute, seen)
+	descriptors, err := filepath.Glob("/proc/" + strconv.Itoa(daemon.Process.Pid) + "/task/*/fd/*")
+	check(t, err)
+	for _, d := range descriptors {
+		if target, _ := os.Readlink(d); target == file+".1" {
+			t.Errorf("the file before is still open: %s", d)
+		}
+	}
 	account := end(daemon, lines)
 	all := accounted(t, account, 1)[0]
 	text, err := os.ReadFile(file + ".1")

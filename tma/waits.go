@@ -74,9 +74,7 @@ func (w *Waits) add(tnum uint64, now waiting) verdict.Verdict {
 		w.owners[now.slot] = tnum
 	}
 	if before, ok := w.tasks[tnum]; ok {
-		if before.pid != now.pid { // an exec gives a thread the pid of its process
-			delete(w.pids, before.pid)
-		}
+		w.forgetPid(before.pid, tnum) // an exec gives a thread the pid of its process
 		if now.owed = before.owed; !before.done {
 			now.owed++
 		}
@@ -90,10 +88,17 @@ func (w *Waits) add(tnum uint64, now waiting) verdict.Verdict {
 
 // forget forgets a task that has exited.
 func (w *Waits) forget(tnum uint64) {
-	if t, ok := w.tasks[tnum]; ok && w.pids[t.pid] == tnum {
-		delete(w.pids, t.pid)
+	if t, ok := w.tasks[tnum]; ok {
+		w.forgetPid(t.pid, tnum)
 	}
 	delete(w.tasks, tnum)
+}
+
+// forgetPid forgets that a pid is that of a task. It may be another one's by now.
+func (w *Waits) forgetPid(pid uint32, tnum uint64) {
+	if w.pids[pid] == tnum {
+		delete(w.pids, pid)
+	}
 }
 
 // Knows says whether a reply is about a task that waits or has waited, and may be there still.

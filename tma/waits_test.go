@@ -206,6 +206,19 @@ func TestWaitsPid(t *testing.T) {
 	h.want(3, verdict.None, 3, 3)
 }
 
+// TestWaitsPidTaken: the pid that a task had before an exec can be another task's by now.
+func TestWaitsPidTaken(t *testing.T) {
+	h := newHost(t, 8)
+	h.begin(1, 3, 1, 10)
+	h.all[4].Word = 1 << 8
+	h.waits.add(2, waiting{slot: 4, ticket: 1, pid: 101})
+	h.waits.add(1, waiting{slot: 3, ticket: 2, pid: 55})
+	if err := h.waits.Reply(control.Release{Verdict: verdict.Trusted, PID: 101}); err != nil {
+		t.Error(err)
+	}
+	h.want(4, verdict.Trusted, 1, 0)
+}
+
 // TestWaitsClose: who waits is decided, once, and nobody waits from then on.
 func TestWaitsClose(t *testing.T) {
 	h := newHost(t, 8)

@@ -382,8 +382,9 @@ func (p *Plane) release(c loader.Caller, r control.Release) error {
 	case task == nil && own == nil: // its namespace has ended as well
 		p.say("process %d releases task %d, of which nothing is known", c.Tgid, r.PID)
 		return nil
-	case task == nil:
-		return own.waits.Reply(r)
+	case task == nil: // its event would have been known before its record could be read
+		own.waits.Miss()
+		return nil
 	case own == nil:
 		return refuse(unix.EINVAL, "%v by process %d, which orchestrates no namespace", r.Verdict, c.Tgid)
 	}

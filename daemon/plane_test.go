@@ -321,7 +321,11 @@ func (s *space) raise(pid uint32, tnum uint64) verdict.Verdict { return s.event(
 
 // event raises an event with a ticket and a number.
 func (s *space) event(pid uint32, tnum, ticket, number uint64) verdict.Verdict {
-	b := &eventtest.Builder{Header: eventtest.Header{Hook: 22, Kind: 1, Slot: pid, Ticket: ticket, TID: pid, Tnum: tnum, Number: number}}
+	return s.eventOf(event.KindEvent, pid, tnum, ticket, number)
+}
+
+func (s *space) eventOf(kind event.Kind, pid uint32, tnum, ticket, number uint64) verdict.Verdict {
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: 22, Kind: uint8(kind), Slot: pid, Ticket: ticket, TID: pid, Tnum: tnum, Number: number}}
 	for range 4 {
 		b.Scalar(0)
 	}
@@ -514,6 +518,30 @@ func TestTwo(t *testing.T) {
 		h.Close()
 		h.wantGone()
 		h.write(5, "export", unix.ESHUTDOWN)
+	})
+}
+
+// TestAsync: a release of an event that nobody waits with is checked like any other one, also where its task has never waited.
+func TestAsync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		for pid, parent := range map[uint32]uint32{5: 1, 6: 1, 10: 5, 11: 6} {
+			h.spawn(pid, parent)
+		}
+		key := " key=" + strings.Repeat("1", 64)
+		s := h.create(10, "external"+key)
+		h.create(11, "external")
+		s.eventOf(event.KindAsync, 10, 70, 1, 3)
+		h.write(5, "untrusted pid=10 tnum=70 number=3", unix.EINVAL)
+		h.write(5, "untrusted pid=10 tnum=70 number=3 key="+strings.Repeat("2", 64), unix.EINVAL)
+		h.write(5, "untrusted pid=11 tnum=70 number=3"+key, unix.EINVAL)
+		h.write(6, "untrusted pid=10 tnum=70 number=3", unix.EINVAL)
+		s.want()
+		h.write(5, "untrusted pid=10 tnum=70 number=3"+key, 0)
+		s.want("10.1 untrusted")
+		h.write(5, "untrusted pid=10 tnum=70 number=3"+key, 0) // late
+		s.want()
+		h.Close()
 	})
 }
 

@@ -25,17 +25,25 @@ func (w *Waits) addAsync(e asyncEvent) {
 	w.async[e.number%asyncKept] = e
 }
 
+// asyncOf returns the event that a reply is about if nobody waits with that, until it has been found; else nil. With mu held.
+func (w *Waits) asyncOf(r control.Release) *asyncEvent {
+	if r.Number == 0 || w.async == nil {
+		return nil
+	}
+	if e := &w.async[r.Number%asyncKept]; e.number == r.Number && e.tnum == r.TNum {
+		return e
+	}
+	return nil
+}
+
 // findAsync returns the event that a reply is about, once, if nobody waits with that. The
 // error is ErrReply.
 func (w *Waits) findAsync(r control.Release) (e asyncEvent, ok bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r.Number == 0 || w.async == nil {
-		return asyncEvent{}, false, nil
-	}
-	kept := &w.async[r.Number%asyncKept]
+	kept := w.asyncOf(r)
 	switch {
-	case kept.number != r.Number || kept.tnum != r.TNum:
+	case kept == nil:
 		return asyncEvent{}, false, nil
 	case kept.pid != r.PID:
 		return asyncEvent{}, false, wrongPid(r, kept.pid)

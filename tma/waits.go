@@ -101,12 +101,20 @@ func (w *Waits) forgetPid(pid uint32, tnum uint64) {
 	}
 }
 
-// Knows says whether a reply is about a task that waits or has waited, and may be there still.
+// Knows says whether a reply is about a task that waits or has waited, and may be there still, or about an event with which
+// nobody waits and which has no reply. What is not known may be in a moment: Miss is for a reply about that.
 func (w *Waits) Knows(r control.Release) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, ok := w.tasks[w.taskOf(r)]
-	return ok
+	return ok || !w.closed && w.asyncOf(r) != nil
+}
+
+// Miss counts a reply about what is not known as late.
+func (w *Waits) Miss() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Late++
 }
 
 // taskOf returns the number of the task that a reply is about: without one it is the last that

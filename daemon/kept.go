@@ -108,10 +108,7 @@ func (p *Plane) inherit(id uint64) (*kept, error) {
 	k.pairing = control.Restore(id, k.namespace.Config().Digest, taskKey, tmaKey)
 	k.namespace.Orchestrate(0)
 	close(k.entered)
-	p.mu.Lock()
-	p.all[id] = k
-	p.mu.Unlock()
-	p.living.Go(func() { k.live(claim{}) })
+	p.keep(k, claim{})
 	return k, nil
 }
 
@@ -154,8 +151,16 @@ func (p *Plane) make(orchestrator uint32, command control.Create) (*kept, error)
 		k.namespace.SetKeys(first.pairing.Keys())
 	}
 	k.orchestrated(first)
-	p.living.Go(func() { k.live(first) })
+	p.keep(k, first)
 	return k, nil
+}
+
+// keep lets a namespace live. Whoever is in it finds it from now on, until it ends.
+func (p *Plane) keep(k *kept, now claim) {
+	p.mu.Lock()
+	p.all[k.id] = k
+	p.mu.Unlock()
+	p.living.Go(func() { k.live(now) })
 }
 
 // orchestrated notes whose namespace it is.

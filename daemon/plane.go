@@ -236,10 +236,6 @@ func (p *Plane) create(tid uint32, c loader.Caller, command control.Create) erro
 	if err != nil {
 		return err
 	}
-	// Before the thread is there: it may be asked for its namespace at once.
-	p.mu.Lock()
-	p.all[k.id] = k
-	p.mu.Unlock()
 	// The number of the parent is still that of the process which is watched if the thread has it still.
 	again, err := p.kernel.Caller(tid)
 	if err == nil && again.Parent != c.Parent {

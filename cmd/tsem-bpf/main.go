@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -113,18 +114,21 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "tsem-bpf: %v\ntsem-bpf --help tells more\n", err)
 		return exitUsage
 	}
-	err = context.Run(&streams{stdout, stderr})
-	var exit *exitError
-	switch {
-	case err == nil:
+	return ended(context.Run(&streams{stdout, stderr}), stderr)
+}
+
+// ended says what a command has failed with, and returns the exit status.
+func ended(err error, stderr io.Writer) int {
+	if err == nil {
 		return 0
-	case errors.As(err, &exit):
-		if exit.err != nil {
-			fmt.Fprintln(stderr, "tsem-bpf:", exit.err)
-		}
+	}
+	// One without text has no line, beside others either.
+	if text := strings.Trim(err.Error(), "\n"); text != "" {
+		fmt.Fprintln(stderr, "tsem-bpf:", text)
+	}
+	if exit := (*exitError)(nil); errors.As(err, &exit) {
 		return exit.status
 	}
-	fmt.Fprintln(stderr, "tsem-bpf:", err)
 	return exitFailed
 }
 

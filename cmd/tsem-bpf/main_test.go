@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -101,6 +103,31 @@ func TestWords(t *testing.T) {
 		}
 		if !strings.Contains(out.String(), test.says) {
 			t.Errorf("tsem-bpf %s says %q, want %q in it", test.words, out.String(), test.says)
+		}
+	}
+}
+
+// TestEnded: of several errors each is said, whichever has the exit status.
+func TestEnded(t *testing.T) {
+	plain, silent := errors.New("the output is full"), &exitError{status: 3}
+	refused := &exitError{exitNotRunnable, errors.New("ls: permission denied")}
+	for _, test := range []struct {
+		err    error
+		status int
+		says   string
+	}{
+		{nil, 0, ""},
+		{plain, exitFailed, "tsem-bpf: the output is full\n"},
+		{silent, 3, ""},
+		{refused, exitNotRunnable, "tsem-bpf: ls: permission denied\n"},
+		{errors.Join(refused, plain), exitNotRunnable, "tsem-bpf: ls: permission denied\nthe output is full\n"},
+		{errors.Join(plain, refused), exitNotRunnable, "tsem-bpf: the output is full\nls: permission denied\n"},
+		{errors.Join(silent, plain), 3, "tsem-bpf: the output is full\n"},
+		{fmt.Errorf("%w, and no more", refused), exitNotRunnable, "tsem-bpf: ls: permission denied, and no more\n"},
+	} {
+		var said bytes.Buffer
+		if status := ended(test.err, &said); status != test.status || said.String() != test.says {
+			t.Errorf("%v: status %d, %q; want %d, %q", test.err, status, said.String(), test.status, test.says)
 		}
 	}
 }

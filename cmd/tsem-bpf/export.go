@@ -47,7 +47,7 @@ func (c *exportCommand) Validate() error {
 // Run implements the command.
 func (c *exportCommand) Run(std *streams) error {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 
 	host, err := loader.ClaimHost()

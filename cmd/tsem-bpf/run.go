@@ -90,7 +90,7 @@ func (c *runCommand) Run(std *streams) error {
 	// Before anything starts, so that none is missed. SIGPIPE, because a closed
 	// standard output would end us without a word.
 	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
+	notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE)
 	defer signal.Stop(signals)
 

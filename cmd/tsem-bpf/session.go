@@ -80,6 +80,16 @@ func ends(sent os.Signal) bool {
 	return sent == syscall.SIGINT || sent == syscall.SIGTERM || sent == syscall.SIGHUP || sent == syscall.SIGQUIT
 }
 
+// notify makes a channel get signals, but for a SIGHUP that tsem-bpf was started to ignore: nohup(1) wants that nothing ends with
+// the terminal, CMD included.
+func notify(to chan<- os.Signal, signals ...os.Signal) {
+	for _, s := range signals {
+		if s != syscall.SIGHUP || !signal.Ignored(s) {
+			signal.Notify(to, s)
+		}
+	}
+}
+
 // session is a namespace that is being exported: engine, namespace, output.
 type session struct {
 	flags      *exportFlags

@@ -46,6 +46,9 @@ func (c *exportCommand) Validate() error {
 
 // Run implements the command.
 func (c *exportCommand) Run(std *streams) error {
+	if !c.Root {
+		return &exitError{exitUsage, errors.New("--root=false: only the whole host can be exported; tsem-bpf run describes a command")}
+	}
 	signals := make(chan os.Signal, 4)
 	notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	defer signal.Stop(signals)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -110,6 +111,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if exited >= 0 {
 		return exited
 	}
+	if err == nil {
+		err = checkValues(context.Path)
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "tsem-bpf: %v\ntsem-bpf --help tells more\n", err)
 		return exitUsage
@@ -130,6 +134,23 @@ func ended(err error, stderr io.Writer) int {
 		return exit.status
 	}
 	return exitFailed
+}
+
+// checkValues refuses a flag that is given with nothing: the variable of a script may be empty, and the default is not what its
+// author wants. What is named by a number, such as a task, never has 0.
+func checkValues(given []*kong.Path) error {
+	for _, path := range given {
+		if path.Flag == nil {
+			continue
+		}
+		switch value := path.Flag.Target; {
+		case value.Kind() == reflect.String && value.String() == "":
+			return fmt.Errorf("--%s has no value: leave it out for the default", path.Flag.Name)
+		case value.CanUint() && value.Uint() == 0:
+			return fmt.Errorf("--%s=0: more than 0", path.Flag.Name)
+		}
+	}
+	return nil
 }
 
 // newParser returns the parser of the command line. exit is called by flags that end tsem-bpf.

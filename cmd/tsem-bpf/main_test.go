@@ -66,6 +66,8 @@ func TestWords(t *testing.T) {
 		{"release trusted --ticket 17", exitUsage, "--ticket=17: two numbers with a dot between"},
 		{"release trusted --ticket 17.3x", exitUsage, "--ticket=17.3x: two numbers"},
 		{"release trusted --ticket 0.3", exitUsage, "--ticket=0.3: two numbers"},
+		{"release trusted --ticket 017.3", exitUsage, "--ticket=017.3: two numbers"},
+		{"release trusted --ticket 17.03", exitUsage, "--ticket=17.03: two numbers"},
 		{"run --coefficients --dialect=v3 true", exitUsage, "--coefficients needs --dialect=current"},
 		{"export --root --coefficients --dialect=v3", exitUsage, "--coefficients needs --dialect=current"},
 		{"run --events=capable,!capable true", exitUsage, "--events=capable,!capable: it leaves no type of event"},

@@ -145,10 +145,9 @@ func (c *releaseCommand) Validate() error {
 	if c.PID == 0 && c.Tnum == 0 && c.Ticket == "" {
 		return errors.New("which event? Give --pid, --tnum or --ticket; tsem-bpf pending shows them")
 	}
-	var slot uint32
-	var ticket uint64
-	var rest string
-	if n, _ := fmt.Sscanf(c.Ticket, "%d.%d%s", &slot, &ticket, &rest); c.Ticket != "" && (n != 2 || slot == 0 || ticket == 0) {
+	// Also not with zeros or blanks around, for tickets are compared as they stand.
+	var wait verdict.Wait
+	if n, _ := fmt.Sscanf(c.Ticket, "%d.%d", &wait.Slot, &wait.Ticket); c.Ticket != "" && (n != 2 || wait.Slot == 0 || wait.Ticket == 0 || c.Ticket != ticketOf(wait)) {
 		return fmt.Errorf("--ticket=%s: two numbers with a dot between, as tsem-bpf pending shows them", c.Ticket)
 	}
 	return nil

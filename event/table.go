@@ -304,6 +304,9 @@ func ParseHooks(list string) ([]Hook, error) {
 			continue
 		}
 		name, without := strings.CutPrefix(word, "!")
+		if _, set := sets[name]; set {
+			return nil, fmt.Errorf("%q: behind ! stands one type, of %s", word, strings.Join(names(), " "))
+		}
 		hook, ok := Lookup(name)
 		if !ok || hook == HookExec {
 			return nil, fmt.Errorf("%q is no type of event; one of %s, or v3, or all", name, strings.Join(names(), " "))

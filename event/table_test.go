@@ -146,8 +146,8 @@ func TestParseHooks(t *testing.T) {
 		"":                               {err: `"" is no type of event; one of task_kill `},
 		"file_open,":                     {err: `"" is no type`},
 		"file_open, capable":             {err: `" capable" is no type`},
-		"!all":                           {err: `"all" is no type`},
-		"file_open,!v3":                  {err: `"v3" is no type`},
+		"!all":                           {err: `"!all": behind ! stands one type, of task_kill `},
+		"file_open,!v3":                  {err: `"!v3": behind ! stands one type`},
 		"file_open,bprm_committed_creds": {err: `"bprm_committed_creds" is no type`},
 		"capable,!capable":               {err: "it leaves no type of event"},
 	} {

@@ -173,7 +173,9 @@ func namespaces() (ids []string) {
 // listed returns what a list of event types can become by one more.
 func listed(list string) (words []string) {
 	before := list[:strings.LastIndexAny(list, ",!")+1]
-	words = append(words, before+"v3", before+"all")
+	if !strings.HasSuffix(before, "!") { // which takes one type away
+		words = append(words, before+"v3", before+"all")
+	}
 	for _, hook := range event.Hooks() {
 		words = append(words, before+hook.String())
 	}

@@ -39,6 +39,8 @@ func TestCompletion(t *testing.T) {
 		"tsem-bpf run --events inode_c":              "inode_create",
 		"tsem-bpf run --events=all,!capab":           "all,!capable",
 		"tsem-bpf run --external --deny=capable,al":  "capable,all",
+		"tsem-bpf run --events=all,!v":               "",
+		"tsem-bpf run --events=all,!al":              "",
 		"tsem-bpf run --on-failure=":                 "open closed",
 		"tsem-bpf export --r":                        "--root",
 		"tsem-bpf daemon --root-d":                   "--root-dialect --root-digest",

@@ -47,14 +47,13 @@ const (
 // exitProgram is attached, but to no hook.
 const exitProgram = "task_exit"
 
-// attaches says whether a program is attached to something, and not one that a process runs.
-func attaches(name string) bool {
-	switch name {
-	case probeProgram, locksProgram, keeperProgram, threadProgram, birthProgram, gateProgram, enterProgram, rootProgram, planeProgram, callerProgram:
-		return false
-	}
-	return true
+// runnable are the programs that a process runs.
+var runnable = []string{
+	probeProgram, locksProgram, keeperProgram, threadProgram, birthProgram, gateProgram, enterProgram, rootProgram, planeProgram, callerProgram,
 }
+
+// attaches says whether a program is attached to something, and not one that a process runs.
+func attaches(name string) bool { return !slices.Contains(runnable, name) }
 
 // eventKinds returns the hooks that raise events, and whether theirs may sleep: the
 // list of bpf/hooks.h, from the types of the object.

@@ -62,6 +62,9 @@ func (p *pins) get() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if missing := e.unrunnable(); missing != "" {
+		return nil, errors.Join(p.broken("has no program "+missing), e.release())
+	}
 	if err := errors.Join(e.join(), e.reap()); err != nil {
 		return nil, errors.Join(err, e.release())
 	}

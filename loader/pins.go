@@ -315,12 +315,29 @@ func (p *pins) open() (*Engine, error) {
 			return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), e.release())
 		}
 	}
-	for _, name := range []string{"namespaces", "keepers", "slots"} {
+	for _, name := range needed {
 		if e.maps[name] == nil {
 			return nil, errors.Join(p.broken("has no map "+name), e.release())
 		}
 	}
 	return e, nil
+}
+
+// needed are the maps that a process looks into, whatever it does.
+var needed = []string{"namespaces", "keepers", "slots", "magazines", "creations", "task_ids"}
+
+// unrunnable returns a program that a keeper runs and that is not there, "" if there is none: somebody has unpinned it.
+func (e *Engine) unrunnable() string {
+	for _, name := range runnable {
+		// These two are not of every kernel half (adapt).
+		if name == probeProgram || name == gateProgram && e.support.Tier != TierSleep {
+			continue
+		}
+		if e.programs[name] == nil {
+			return name
+		}
+	}
+	return ""
 }
 
 // about reads what the pinned kernel half says of itself.

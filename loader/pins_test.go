@@ -8,7 +8,31 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 )
+
+// TestUnrunnable: a program that a keeper runs and that is not pinned is named, and no other.
+func TestUnrunnable(t *testing.T) {
+	for _, tier := range []Tier{TierSleep, TierPoll, TierExport} {
+		e := newEngine(&Support{Tier: tier})
+		for _, name := range runnable {
+			if name != probeProgram && (name != gateProgram || tier == TierSleep) {
+				e.programs[name] = new(ebpf.Program)
+			}
+		}
+		if missing := e.unrunnable(); missing != "" {
+			t.Errorf("tier %s: nothing is missing, but %s", tier, missing)
+		}
+		for name, program := range e.programs {
+			e.programs[name] = nil
+			if missing := e.unrunnable(); missing != name {
+				t.Errorf("tier %s: %s is missing, not %s", tier, name, missing)
+			}
+			e.programs[name] = program
+		}
+	}
+}
 
 // TestLock: who waits for the lock waits as long as others have their turns, however many they are, and
 // not for one that keeps it. Who has given up keeps nobody from it.

@@ -240,6 +240,16 @@ func TestPinsLeft(t *testing.T) {
 	if err := os.Rename(pinned+"/map_about", pinned+"/about"); err != nil {
 		t.Fatal(err)
 	}
+	for name, want := range map[string]string{
+		"map_magazines": "has no map magazines", "map_task_ids": "has no map task_ids",
+		"program_keeper_register": "has no program keeper_register", "program_task_enter": "has no program task_enter",
+	} {
+		kind, _, _ := strings.Cut(name, "_")
+		elsewhere := filepath.Join(pinned, kind+"_elsewhere")
+		check(t, os.Rename(filepath.Join(pinned, name), elsewhere))
+		refused(want)
+		check(t, os.Rename(elsewhere, filepath.Join(pinned, name)))
+	}
 	if describe(t, e, namespace.Config{}) == 0 {
 		t.Error("no events")
 	}

@@ -413,7 +413,8 @@ func (e *Engine) SetRoot(index uint32) error {
 func (e *Engine) Skipped() (map[string]uint64, error) {
 	skipped, err := e.allSkipped()
 	for name, before := range e.skipped {
-		if skipped[name] -= before; skipped[name] == 0 {
+		// What cannot be read any more is 0.
+		if skipped[name] -= min(before, skipped[name]); skipped[name] == 0 {
 			delete(skipped, name)
 		}
 	}

@@ -244,3 +244,17 @@ func TestStatusOf(t *testing.T) {
 		t.Errorf("the status is %+v", got)
 	}
 }
+
+// TestSkippedUnread: a program whose runs cannot be read any more has not skipped any, rather than nearly 2^64.
+func TestSkippedUnread(t *testing.T) {
+	e := newEngine(&Support{Tier: TierExport})
+	var err error
+	if e.folder, err = os.Open(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	defer e.folder.Close()
+	e.constant, e.skipped = []string{"file_open"}, map[string]uint64{"file_open": 3}
+	if skipped, err := e.Skipped(); len(skipped) > 0 || err != nil {
+		t.Errorf("skipped are %v, %v", skipped, err)
+	}
+}

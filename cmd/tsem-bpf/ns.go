@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -232,7 +233,7 @@ func (r *nsReport) print(std *streams) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	seconds := func(s float64) time.Duration { return time.Duration(math.Round(s * float64(time.Second))) }
 	row("namespace", "%d", r.ID)
 	row("kind", "%s", r.Kind())
 	row("keeper", "%s %s", processOf(r.Keeper), printable(r.Command))

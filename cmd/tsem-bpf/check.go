@@ -73,8 +73,11 @@ func (r *checkReport) print(std *streams) error {
 		row("active LSMs", "%s", strings.Join(r.LSMs, ","))
 	}
 	if r.Usable {
-		sleepable := 0
+		present, sleepable := 0, 0
 		for _, h := range r.Hooks {
+			if h.Present {
+				present++
+			}
 			if h.Sleepable {
 				sleepable++
 			}
@@ -89,7 +92,7 @@ func (r *checkReport) print(std *streams) error {
 		}
 		row("events", "%s", waits)
 		row("digests", "%s", r.Digests)
-		row("hooks", "%d of %d present, %d of them sleepable", len(r.Hooks)-len(r.Missing), len(r.Hooks), sleepable)
+		row("hooks", "%d of %d present, %d of them sleepable", present, len(r.Hooks), sleepable)
 		fmt.Fprintln(t)
 		for _, h := range r.Hooks {
 			purpose, state := "event", "atomic"

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/tsem-bpf/tsem-bpf/loader"
+)
+
+// TestCheckCounts: the number of hooks that are present is that of the table below it, also where
+// a hook is not there of which nothing is missing.
+func TestCheckCounts(t *testing.T) {
+	support := &loader.Support{Hooks: []loader.HookSupport{
+		{Name: "capable", Present: true}, {Name: "file_open", Present: true, Sleepable: true}, {Name: "file_truncate"}, {Name: "mmap_file"},
+	}}
+	report := checkReport{Support: support, Usable: true, Missing: support.Missing()}
+	var out bytes.Buffer
+	if err := report.print(&streams{&out, &out}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "2 of 4 present, 1 of them sleepable\n"; !strings.Contains(out.String(), want) || strings.Count(out.String(), "missing\n") != 2 {
+		t.Errorf("no %q in\n%s", want, out.String())
+	}
+}

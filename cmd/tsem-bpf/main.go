@@ -164,7 +164,18 @@ func newParser(stdout, stderr io.Writer, exit func(status int)) (*kong.Kong, err
 			"deadline": namespace.DefaultDeadline.String(), "config": defaultConfig, "rootwait": rootWait.String()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 90}),
 		kong.UsageOnError(),
+		kong.KindMapper(reflect.String, kong.MapperFunc(decodeText)),
 	)
+}
+
+// decodeText takes the bytes of a word as they are. The library's own takes them through JSON, which has no bytes that are not
+// UTF-8: CMD would work on another file than the one that was named.
+func decodeText(ctx *kong.DecodeContext, target reflect.Value) error {
+	word, err := ctx.Scan.PopValue("string")
+	if err == nil {
+		target.SetString(word.String())
+	}
+	return err
 }
 
 // streams are where a command writes to.

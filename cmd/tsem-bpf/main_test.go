@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -142,6 +144,31 @@ func TestEnded(t *testing.T) {
 		var said bytes.Buffer
 		if status := ended(test.err, &said); status != test.status || said.String() != test.says {
 			t.Errorf("%v: status %d, %q; want %d, %q", test.err, status, said.String(), test.status, test.says)
+		}
+	}
+}
+
+// TestBytes: names of files and the arguments of CMD are bytes, and arrive as they are, in UTF-8 or not.
+func TestBytes(t *testing.T) {
+	const name = "/\xff\xed\xa0\x80\u2028<\x01\u00e9\xc3"
+	for _, words := range [][]string{
+		{"run", "-o", name, "rm", name}, {"run", "-o" + name, "--", "rm", name}, {"run", "--output=" + name, "rm", name},
+		{"orchestrate", "--mount", name, "rm", name}, {"orchestrate", "--mount=" + name, "--", "rm", name},
+	} {
+		parser, err := newParser(io.Discard, io.Discard, func(int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(words); err != nil {
+			t.Fatalf("%q: %v", words, err)
+		}
+		parsed := parser.Model.Target.Interface().(commands)
+		file, args := parsed.Run.Output, parsed.Run.args()
+		if words[0] == "orchestrate" {
+			file, args = parsed.Orchestrate.Mount, commandWords(parsed.Orchestrate.Command)
+		}
+		if file != name || !slices.Equal(args, []string{"rm", name}) {
+			t.Errorf("%q: %q and %q", words, file, args)
 		}
 	}
 }

@@ -176,15 +176,21 @@ func configurable(command *kong.Node) (names []string) {
 }
 
 // printConfig prints what the flags of a command are as a configuration file; those that have no value, or no effect, are left out.
+// A value that such a file cannot have is an error, and nothing is printed.
 func printConfig(w io.Writer, command *kong.Node, unused func(flag string) bool) error {
+	var text bytes.Buffer
 	for _, flag := range command.Flags {
 		value := reflect.Indirect(flag.Target)
 		if slices.Contains(notInConfig, flag.Name) || unused(flag.Name) || !value.IsValid() || fmt.Sprint(value) == "" {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%s = %v\n", flag.Name, value); err != nil {
-			return err
+		line := fmt.Sprintf("%s = %v", flag.Name, value)
+		if s, err := parseSetting(line); err != nil || s.value != fmt.Sprint(value) {
+			return &exitError{exitUsage, fmt.Errorf("--%s=%v: cannot stand in a configuration file: "+
+				"there a value is UTF-8 without control characters, does not begin with a quote, and neither begins nor ends with a blank", flag.Name, value)}
 		}
+		text.WriteString(line + "\n")
 	}
-	return nil
+	_, err := text.WriteTo(w)
+	return err
 }

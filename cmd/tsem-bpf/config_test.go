@@ -88,6 +88,16 @@ func TestConfigWrong(t *testing.T) {
 	}
 }
 
+// TestConfigUnprintable: what --check prints is what the flags are, or it prints nothing.
+func TestConfigUnprintable(t *testing.T) {
+	for _, value := range []string{" /a", "/a ", "/a\nmetrics = :1", `"/a"`, "'/a", "/\xff"} {
+		status, out, errs := checked("--config=", "--mount="+value)
+		if want := fmt.Sprintf("--mount=%s: cannot stand in a configuration file", value); status != exitUsage || out != "" || !strings.Contains(errs, want) {
+			t.Errorf("%q: status %d, %s%s, want %s", value, status, out, errs, want)
+		}
+	}
+}
+
 // TestConfigFile: a file that others could have written decides nothing.
 func TestConfigFile(t *testing.T) {
 	file := configFile(t, "deadline = 1s")

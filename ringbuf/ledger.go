@@ -53,7 +53,6 @@ type Ledger struct {
 	size   uint64     // of the window, in numbers; a power of two
 
 	gaps      []Range // numbers declared lost, rising
-	unlisted  uint64  // numbers declared lost that are not in gaps
 	delivered uint64
 	lost      uint64
 	nameless  uint64 // records without a number that could be read
@@ -192,9 +191,7 @@ func (l *Ledger) lose(r Range) {
 	}
 	if len(l.gaps) < maxGaps {
 		l.gaps = append(l.gaps, r)
-		return
 	}
-	l.unlisted += r.Count()
 }
 
 // sawSettled books a number at or below done: one that was lost and comes late,
@@ -212,13 +209,8 @@ func (l *Ledger) sawSettled(number uint64) error {
 		l.gaps[i] = above
 	default:
 		l.gaps[i] = below
-		if above.Count() == 0 {
-			break
-		}
-		if len(l.gaps) < maxGaps {
+		if above.Count() > 0 && len(l.gaps) < maxGaps {
 			l.gaps = slices.Insert(l.gaps, i+1, above)
-		} else {
-			l.unlisted += above.Count()
 		}
 	}
 	l.lost--

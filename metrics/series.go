@@ -113,7 +113,7 @@ var (
 		"Always 1; the kernel half: its version, the tier of the kernel (sleep, poll: events can wait for verdicts) and the release of the kernel.",
 		label{name: "version", words: "digest of the BPF object"}, label{name: "tier", values: []string{"sleep", "poll", "export"}}, label{name: "kernel", words: "release"})
 	engineMemory = newFamily("tsem_engine_memory_bytes", gauge,
-		"Memory of the maps that all namespaces share. A namespace takes its magazine and about 1 MiB beside.")
+		"Memory of the maps that all namespaces share. A namespace takes its magazine and about 1 MiB more.")
 	keepers = newFamily("tsem_keepers", gauge,
 		"Processes that use the kernel half.")
 	namespaces = newFamily("tsem_namespaces", gauge,
@@ -137,7 +137,7 @@ var (
 	namespaceState = ofNamespace("tsem_namespace_state", gauge,
 		"1 for the state in which the namespace is, 0 for the others: kept by a process; orphaned: enforcing, and its keeper was killed; closed: raises no more events.", stateLabel)
 	heartbeatAge = ofNamespace("tsem_heartbeat_age_seconds", gauge,
-		"Since when the keeper of a namespace whose tasks wait has shown no sign of life; less than a second is normal. 0 where nobody waits, and on kernels of tier poll.")
+		"How long ago the keeper of a namespace whose tasks wait last showed a sign of life; less than a second is normal. 0 where nobody waits, and on kernels of tier poll.")
 	tasks = ofNamespace("tsem_tasks", gauge,
 		"Tasks that live in the namespace.")
 	tasksWaiting = ofNamespace("tsem_tasks_waiting", gauge,
@@ -179,13 +179,13 @@ var (
 	magazineSize = ofNamespace("tsem_magazine_size_bytes", gauge,
 		"Size of the magazine.")
 	magazineReserve = ofNamespace("tsem_magazine_reserve_bytes", gauge,
-		"The part of it that only hooks use that cannot wait for room.")
+		"The part of it that is reserved for hooks that cannot wait for room.")
 	magazineUnread = ofNamespace("tsem_magazine_unread_bytes", gauge,
-		"Bytes of records that the keeper has not read. Near size less reserve events begin to wait.")
+		"Bytes of records that the keeper has not read. When they come near the size without the reserve, events begin to wait.")
 	magazineShare = ofNamespace("tsem_magazine_share_bytes", gauge,
 		"The part of the reserve that each hook has to itself which cannot wait.")
 	magazineFullest = ofNamespace("tsem_magazine_fullest_share_bytes", gauge,
-		"The most that is unread of any of these hooks. From a share on its events may be refused.")
+		"The most bytes that are unread of any one of these hooks. From a share on, events of that hook may be refused.")
 )
 
 // The namespace of the process that is scraped, as that counts it.
@@ -231,9 +231,9 @@ var (
 	keeperSignals = ofNamespace("tsem_keeper_gate_signals_total", counter,
 		"Signals to tasks that slept in the gate, at most one for each sleep.")
 	keeperGone = ofNamespace("tsem_keeper_gate_answers_unwanted_total", counter,
-		"Answers of the gate that nobody wanted any more.")
+		"Answers of the gate for tasks that no longer waited for one.")
 	keeperBad = ofNamespace("tsem_keeper_gate_requests_bad_total", counter,
-		"Requests to the gate that no task of the namespace makes: somebody tries something.")
+		"Requests to the gate that no task of the namespace makes: somebody tries to misuse it.")
 	keeperDecisions = ofNamespace("tsem_keeper_decision_seconds", histogram,
 		"How long events waited until the agent, or tsem-bpf for it, had decided about them, from the event in its hook on. Powers of two, from a microsecond to 512 s; native too, of schema 0.")
 	keeperAgentFailed = ofNamespace("tsem_keeper_agent_failed", gauge,
@@ -271,14 +271,14 @@ const docHead = `<!-- SPDX-License-Identifier: Apache-2.0 -->
 Made by ` + "`go generate ./metrics`" + ` from ` + "`metrics/series.go`" + `.
 
 Every series has the label *engine*, the id of the kernel half of the host (` + "`tsem-bpf engine status`" + `). A kernel half that is
-installed anew has another one, and its counters begin at 0.
+installed anew has another id, and its counters begin at 0.
 
 **Nothing is counted twice.** What the kernel half counts is in maps that all tsem-bpf of the host share, so each of them shows it, for
-all namespaces, with the same labels and values. Who scrapes several takes one of each, for example
+all namespaces, with the same labels and values. If you scrape several, take one of each, for example
 ` + "`max by (engine, namespace) (tsem_events_raised_total)`" + `. What only the keeper of a namespace knows begins with
 ` + "`tsem_keeper_`" + `; that keeper shows it, and no other process.
 
-The series of a namespace end with it; at most 1023 exist at a time. A label that has a list has these values and no others, and each
+The series of a namespace end with it; there are at most 1023 namespaces at a time. A label that has a list has these values and no others, and each
 is there from the beginning, with 0. ` + "`go_`" + ` and ` + "`process_`" + ` series, of the process that is scraped, are those of every Go program.
 
 `

@@ -180,7 +180,7 @@ gate-cost-%: vm-setup build
 # $(call gate-cost,KERNEL,ENVIRONMENT,FLAGS OF VMTEST/RUN)
 define gate-cost
 	GOTMPDIR=$(CURDIR)/build/_tmp $(2) TSEM_ROUNDS=$(or $(ROUNDS),5) TSEM_OPENS=$(OPENS) $(GO) test -v -count=1 -timeout 0 -tags vmtest \
-		-run '^TestGateCost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
+		-run '^Test(Gate|Look)Cost$$' -exec "$(CURDIR)/vmtest/run $(3) -W -k $(1) -m 2G -t $(VM_SECONDS) --" ./vmtest
 endef
 
 # What can be done over and over, ROUNDS times. Each test has a machine of its own, so that

@@ -64,14 +64,18 @@ func costOf(t *testing.T, run func(*exec.Cmd) ([]byte, error)) costs {
 	return lowest
 }
 
-// inNamespace runs a command in a namespace whose records are encoded and thrown away.
-func inNamespace(t *testing.T, config namespace.Config) func(*exec.Cmd) ([]byte, error) {
+// inNamespace runs a command in a namespace whose records are encoded and thrown away. Each of what is to happen beside it
+// begins before the command, and what it returns is called when all is over.
+func inNamespace(t *testing.T, config namespace.Config, beside ...func(*namespace.Namespace) (end func())) func(*exec.Cmd) ([]byte, error) {
 	return func(cmd *exec.Cmd) ([]byte, error) {
 		n, err := namespace.New(engine, config)
 		if err != nil {
 			return nil, err
 		}
 		defer n.Close()
+		for _, begin := range beside {
+			defer begin(n)()
+		}
 		exported := make(chan error, 1)
 		go func() { exported <- n.Export(context.Background(), event.Current, io.Discard) }()
 		r, w, err := os.Pipe()

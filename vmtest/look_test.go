@@ -9,8 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -88,37 +88,122 @@ func TestLookInVain(t *testing.T) {
 		return verdict.Trusted
 	}}
 	var all []*labored
-	var marking sync.WaitGroup
-	var over atomic.Bool
+	var marks []func() int
 	for range runtime.NumCPU() {
 		l := startLabor(t, config, fmt.Sprintf("early %d task_kill", signals), 1)
 		all = append(all, l)
-		state, _ := kernelState(t, l.n.ID())
-		marking.Go(func() {
-			marks := 0
-			for !over.Load() {
-				if atomic.SwapUint32(&state.Awake, 1) == 0 {
-					marks++
-				}
-				runtime.Gosched()
-			}
-			if marks < 2 {
-				t.Error("nobody has looked, or taken the mark away")
-			}
-		})
+		marks = append(marks, markAwake(t, l.n))
 	}
 	for _, l := range all {
 		if said := l.next(t); said != "0" {
 			t.Errorf("%s signals were refused", said)
 		}
 	}
-	over.Store(true)
-	marking.Wait()
+	for _, end := range marks {
+		if end() < 2 {
+			t.Error("nobody has looked, or taken the mark away")
+		}
+	}
 	for _, l := range all {
 		l.end(t)
 		if got := l.n.Totals().Verdicts[verdict.Unwaited]; got < signals {
 			t.Errorf("%d events without a verdict", got)
 		}
+	}
+}
+
+// markAwake says again and again that the keeper of a namespace is awake, until end, which returns how often the mark was gone.
+func markAwake(t *testing.T, n *namespace.Namespace) (end func() int) {
+	t.Helper()
+	state, _ := kernelState(t, n.ID())
+	var over atomic.Bool
+	marked := make(chan int)
+	go func() {
+		marks := 0
+		for !over.Load() {
+			if atomic.SwapUint32(&state.Awake, 1) == 0 {
+				marks++
+			}
+			runtime.Gosched()
+		}
+		marked <- marks
+	}()
+	return func() int {
+		over.Store(true)
+		return <-marked
+	}
+}
+
+// TestLookCost measures what hooks that cannot sleep cost where their tasks look for the verdict before they go on: beside the same
+// without looking, where somebody answers at once, and where nobody does, so that each look is as long as one may be; and how many of
+// the verdicts are there before the hook returns.
+func TestLookCost(t *testing.T) {
+	if os.Getenv("TSEM_EXACT") != "" || os.Getenv("TSEM_ROUNDS") == "" {
+		t.Skip("make gate-cost runs this by time")
+	}
+	needLookout(t)
+	folder(t, "asks")
+	rounds, events := number(t, os.Getenv("TSEM_ROUNDS"), 3), number(t, os.Getenv("TSEM_OPENS"), 200)
+	for name := range early {
+		t.Run(name, func(t *testing.T) { testLookCost(t, name, rounds, events) })
+	}
+}
+
+func testLookCost(t *testing.T, name string, rounds, events int) {
+	t.Helper()
+	t.Setenv("TSEM_EARLY", name)
+	hook, _ := event.Lookup(name)
+	// What other hooks do that cannot sleep is never answered here, so that what is late beyond that is of this one.
+	var asked, others float64
+	var inTime []float64
+	waits := make(map[event.Hook]bool)
+	for _, h := range engine.Support().Hooks {
+		if hook, ok := event.Lookup(h.Name); ok {
+			waits[hook] = h.Waits
+		}
+	}
+	answer := func(r *event.Record) verdict.Verdict {
+		switch {
+		case r.Hook() == hook:
+			asked++
+		case !waits[r.Hook()]:
+			others++
+			return verdict.None
+		}
+		return verdict.Trusted
+	}
+	count := func(n *namespace.Namespace) func() {
+		asked, others = 0, 0
+		return func() {
+			late := float64(n.Totals().Verdicts[verdict.Unwaited]) - others
+			inTime = append(inTime, (asked-late)/asked)
+		}
+	}
+	mark := func(n *namespace.Namespace) func() {
+		end := markAwake(t, n)
+		return func() { end() }
+	}
+	never := func(r *event.Record) verdict.Verdict {
+		if r.Hook() == hook {
+			return verdict.None
+		}
+		return verdict.Trusted
+	}
+	const cache = 1024 // KiB: room for all, however long the reader has to wait for a CPU
+	contestants := []contestant{
+		{"plain", (*exec.Cmd).Output},
+		{"exported", inNamespace(t, namespace.Config{Cache: cache})},
+		{"no look", inNamespace(t, namespace.Config{Cache: cache, Judge: trustAll, NoLook: true})},
+		{"answered", inNamespace(t, namespace.Config{Cache: cache, Judge: answer}, count)},
+		{"in vain", inNamespace(t, namespace.Config{Cache: cache, Judge: never, NoLook: true}, mark)},
+	}
+	all := measure(t, contestants, rounds, events)
+	slices.Sort(inTime)
+	fmt.Printf("ns for %s: medians of %d rounds of %d; %.1f %% of the verdicts were in time\n", name, rounds, events, 100*inTime[len(inTime)/2])
+	for _, c := range contestants {
+		mine, unlooked := all[c.name], all["no look"]
+		fmt.Printf("%-10s p50 %7.0f, p99 %8.0f; of no look: p50 %6.3f, p99 %6.3f\n", c.name, median(mine, p50), median(mine, p99),
+			ratio(mine, unlooked, p50), ratio(mine, unlooked, p99))
 	}
 }
 

@@ -260,13 +260,14 @@ func (s *Snapshot) collect(e emitter, ns *bpf.Namespace, waiting waits) {
 
 // Own is what the keeper of a namespace alone knows of it.
 type Own struct {
-	Totals      namespace.Totals // Written: lines that the output took
-	Gate        verdict.Stats    // zero where nobody waits for verdicts
-	Gates       uint64
-	Decisions   namespace.DecisionTimes // the same
-	Agent       tma.Stats               // zero if the agent is no process
-	AgentFailed bool
-	Stuck       time.Duration // how long the write under way has taken
+	Totals       namespace.Totals // Written: lines that the output took
+	Gate         verdict.Stats    // zero where nobody waits for verdicts
+	Gates        uint64
+	Decisions    namespace.DecisionTimes // the same
+	Agent        tma.Stats               // zero if the agent is no process
+	AgentFailed  bool
+	Stuck        time.Duration // how long the write under way has taken
+	OutputFailed bool          // nothing can be written to the output
 }
 
 // keeperCollector shows what the keeper of a namespace counts.
@@ -304,6 +305,7 @@ func (c *keeperCollector) Collect(out chan<- prometheus.Metric) {
 	e.count(keeperTaskIDsLost, t.TaskIDsLost)
 	e.count(keeperTaskIDsUnshared, t.Unshared)
 	e.put(keeperOutputStuck, own.Stuck.Seconds())
+	e.is(keeperOutputFailed, own.OutputFailed)
 	e.counts(keeperDigests, d.Exact, d.Cached, d.Changed, d.Unsettled, d.Unavailable, d.Overloaded, d.Cancelled)
 	e.count(keeperDigestFiles, d.Computed)
 	e.count(keeperDigestBytes, d.Bytes)

@@ -293,6 +293,21 @@ func TestEveryCounter(t *testing.T) {
 	compare(t, "Own", numbers, without, gather(t, keeperOf(own)))
 }
 
+// TestConditions: each thing that is so or not has its own series.
+func TestConditions(t *testing.T) {
+	for name, own := range map[string]Own{
+		keeperHeld.name:         {Totals: namespace.Totals{Held: true}},
+		keeperOutputFailed.name: {OutputFailed: true},
+		keeperAgentFailed.name:  {AgentFailed: true},
+	} {
+		for _, s := range gather(t, keeperOf(own)) {
+			if (s.value != 0) != (s.name == name) {
+				t.Errorf("%s: %s is %v", name, s.name, s.value)
+			}
+		}
+	}
+}
+
 // TestDecisions: what took a while is in the classic and in the native buckets that end after it.
 func TestDecisions(t *testing.T) {
 	var own Own

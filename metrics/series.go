@@ -214,6 +214,8 @@ var (
 		"TASK_IDs that no other keeper can know, since the table of them is full.")
 	keeperOutputStuck = ofNamespace("tsem_keeper_output_stuck_seconds", gauge,
 		"How long the write to the output that is under way has taken; 0: none is.")
+	keeperOutputFailed = ofNamespace("tsem_keeper_output_failed", gauge,
+		"1 while records cannot be written, as to a full disk or a FIFO without reader: daemon goes on when they can, run and export write no more; 0 else.")
 	keeperDigests = ofNamespace("tsem_keeper_digests_total", counter,
 		"Digests that the keeper was asked for: exact after reading the file; known from an earlier time; changed since the event, or unsettled: so shortly before it that nobody can know; unavailable: not found or not readable; overloaded: too many files were to be read; cancelled: not waited for any longer.", answerLabel)
 	keeperDigestFiles = ofNamespace("tsem_keeper_digest_files_total", counter,

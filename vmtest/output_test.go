@@ -217,12 +217,19 @@ func checkWritten(t *testing.T, said, text string) {
 	accounted(t, said, 1)
 }
 
+// smallDisk returns the folder of a file system of a size, as mount(8) takes it, for this test.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	disk := t.TempDir()
+	check(t, unix.Mount("small", disk, "tmpfs", 0, "size="+size))
+	t.Cleanup(func() { check(t, unix.Unmount(disk, 0)) })
+	return disk
+}
+
 // TestFullDisk: when the disk is full, what is said to be written is there in whole
 // lines, and the rest is accounted for.
 func TestFullDisk(t *testing.T) {
-	disk := t.TempDir()
-	must(unix.Mount("small", disk, "tmpfs", 0, "size=64k"))
-	defer func() { must(unix.Unmount(disk, 0)) }()
+	disk := smallDisk(t, "64k")
 	out, _ := exec.Command("tsem-bpf", "run", "-o", disk+"/file", "sh", "-c",
 		`i=0; while [ $i -lt 100 ]; do : </etc/hostname; i=$((i+1)); done; sleep 2`).CombinedOutput()
 	text, err := os.ReadFile(disk + "/file")

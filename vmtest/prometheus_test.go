@@ -268,6 +268,12 @@ func faults(t *testing.T) (all []*faulty) {
 		return []alarm{{"TsemOutputStuck", namespace}}
 	})
 
+	// The disk of the output has room for what CMD does before it is told to, and not for the rest.
+	full := startFaulty(t, filepath.Join(smallDisk(t, "1m"), "events.json"))
+	add(full, func() { full.order(t) }, func(namespace labels) []alarm {
+		return []alarm{{"TsemOutputFailed", namespace}}
+	})
+
 	// Where there is no room for the state of one more task, one is born; and somebody else puts a record
 	// into the magazine.
 	crowded := startOrdered(t, "(:); read end <&3", filepath.Join(t.TempDir(), "events.json"))

@@ -7,7 +7,9 @@ package vmtest
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,6 +161,39 @@ func TestDaemonRootStalled(t *testing.T) {
 	// Those are not written that came before there was a reader.
 	if whole := strings.Count(text, "\n"); uint64(whole) > all.delivered || all.refused == 0 || !strings.HasSuffix(text, "}\n") {
 		t.Errorf("%d lines: %s", whole, end)
+	}
+}
+
+// TestDaemonRootFullDisk: while the disk is full a daemon says and shows that the records of the host are not written, and is not ready;
+// when there is room it goes on.
+func TestDaemonRootFullDisk(t *testing.T) {
+	needExternal(t)
+	openAgain(t)
+	disk, w := smallDisk(t, "4m"), &watched{address: freeAddress(t)}
+	file, other := filepath.Join(disk, "host"), filepath.Join(disk, "other")
+	daemon, lines := configuredDaemon(t, filepath.Join(t.TempDir(), "tsem"),
+		"root-export = "+file+"\nroot-events = file_open\nmetrics = "+w.address+"\n")
+	waitUntil := func(what string, failed float64, ready int) {
+		t.Helper()
+		waitFor(t, what, 2*time.Minute, func() bool {
+			status, _ := w.ask(t, "/readyz")
+			all := w.scrape(t)
+			return status == ready && sum(all, "tsem_keeper_output_failed") == failed && sum(all, "tsem_keeper_events_written_total") > 0
+		})
+	}
+	waitUntil("a record", 0, http.StatusOK)
+	if err := os.WriteFile(other, make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	waitUntil("a full disk", 1, http.StatusServiceUnavailable)
+	expectLine(t, lines, file+": no space left on device; records are not written until that is mended")
+	check(t, os.Remove(other))
+	waitUntil("room", 0, http.StatusOK)
+	expectLine(t, lines, "records are written to "+file+" again")
+	check(t, daemon.Process.Signal(unix.SIGTERM))
+	end := untilEnd(t, daemon, lines)
+	if records, all := recordsOf(t, file), accounted(t, end, 1)[0]; uint64(len(records)) >= all.delivered {
+		t.Errorf("%d records: %s", len(records), end)
 	}
 }
 

@@ -113,7 +113,7 @@ func (m *monitor) close() error {
 
 // own returns what only this process knows of its namespace.
 func (s *session) own() metrics.Own {
-	own := metrics.Own{Totals: s.namespace.Totals(), Stuck: s.output.stuckFor()}
+	own := metrics.Own{Totals: s.namespace.Totals(), Stuck: s.output.stuckFor(), OutputFailed: !s.output.fine()}
 	own.Totals.Written = s.eventsWritten()
 	if s.external.External {
 		own.Gate, own.Gates = s.namespace.GateStats()

@@ -122,7 +122,9 @@ func (r *rootExport) collectors() ([]prometheus.Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := func() metrics.Own { return metrics.Own{Totals: r.totals(), Stuck: r.output.stuckFor()} }
+	own := func() metrics.Own {
+		return metrics.Own{Totals: r.totals(), Stuck: r.output.stuckFor(), OutputFailed: r.output.wrong.Load() != nil}
+	}
 	return []prometheus.Collector{metrics.NewKeeperCollector(id, r.namespace.ID(), own)}, nil
 }
 

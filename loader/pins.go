@@ -343,10 +343,13 @@ func (e *Engine) unrunnable() string {
 // about reads what the pinned kernel half says of itself.
 func (p *pins) about() (*about, error) { return p.aboutIn(p.folder()) }
 
-// aboutIn is about for one that may be pinned in another folder.
+// aboutIn is about for one that may be pinned in another folder. The error is as that of open.
 func (p *pins) aboutIn(folder string) (*about, error) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(folder, pinAbout), nil)
 	if err != nil {
+		if _, gone := os.Stat(folder); errors.Is(gone, fs.ErrNotExist) {
+			return nil, gone // somebody has removed it meanwhile
+		}
 		return nil, p.broken("does not say what it is (" + err.Error() + ")")
 	}
 	defer m.Close()

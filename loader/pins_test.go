@@ -4,6 +4,7 @@ package loader
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -31,6 +32,14 @@ func TestUnrunnable(t *testing.T) {
 			}
 			e.programs[name] = program
 		}
+	}
+}
+
+// TestAboutGone: a kernel half that goes away while somebody looks at it is none, and not one that is broken.
+func TestAboutGone(t *testing.T) {
+	p := &pins{root: t.TempDir()}
+	if _, err := p.about(); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrPins) {
+		t.Error(err)
 	}
 }
 

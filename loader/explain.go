@@ -66,8 +66,12 @@ func fileLimit() uint64 {
 }
 
 func tooFewFiles(limit uint64) error {
+	allow := "more"
+	if limit < enoughFiles {
+		allow = fmt.Sprintf("at least %d", enoughFiles)
+	}
 	return &SupportError{ErrLimit, fmt.Sprintf("%d open files are too few", limit),
-		fmt.Sprintf("allow at least %d (ulimit -n, or LimitNOFILE= of the service)", enoughFiles)}
+		fmt.Sprintf("allow %s (ulimit -n, or LimitNOFILE= of the service)", allow)}
 }
 
 // explainPrivilege names the capabilities that are missing.

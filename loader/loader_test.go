@@ -258,3 +258,14 @@ func TestSkippedUnread(t *testing.T) {
 		t.Errorf("skipped are %v, %v", skipped, err)
 	}
 }
+
+// TestTooFewFiles: what to allow is more than what was too few.
+func TestTooFewFiles(t *testing.T) {
+	for limit, want := range map[uint64]string{
+		300: "300 open files are too few; allow at least 512 (", 1024: "1024 open files are too few; allow more (",
+	} {
+		if err := tooFewFiles(limit); !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+}

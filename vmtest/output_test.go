@@ -253,3 +253,24 @@ func TestClosedOutput(t *testing.T) {
 		t.Error("CMD was run")
 	}
 }
+
+// TestRunAsGiven: the arguments of CMD and the name of the output arrive byte by byte, and a SIGHUP that is ignored stays so, for
+// tsem-bpf and for CMD.
+func TestRunAsGiven(t *testing.T) {
+	folder := t.TempDir()
+	made, output := filepath.Join(folder, "m\xff"), filepath.Join(folder, "o\xc3")
+	cmd := exec.Command("sh", "-c", `trap "" HUP; exec tsem-bpf run -o "$0" -- sh -c 'kill -HUP $PPID $$; : >"$0"; exit 3' "$1"`, output, made)
+	said, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 3 {
+		t.Errorf("%v: %s", err, said)
+	}
+	for _, name := range []string{made, output} {
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if text, err := os.ReadFile(output); err != nil || !bytes.Contains(text, []byte(`/m\ufffdff"`)) {
+		t.Errorf("%v, no record of the file that was made in %d bytes", err, len(text))
+	}
+	balances(t, string(said))
+}

@@ -21,6 +21,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
@@ -195,6 +197,47 @@ func TestDaemonRootFullDisk(t *testing.T) {
 	if records, all := recordsOf(t, file), accounted(t, end, 1)[0]; uint64(len(records)) >= all.delivered {
 		t.Errorf("%d records: %s", len(records), end)
 	}
+}
+
+// TestWrongAccount: whoever keeps a namespace whose account does not balance has failed, a daemon that describes the host too.
+func TestWrongAccount(t *testing.T) {
+	spoil := func(id uint64) {
+		check(t, loader.ChangeNamespace(id, func(ns *bpf.Namespace) error {
+			atomic.AddUint64(&ns.Raised, 1)
+			return nil
+		}))
+	}
+	fails := func(cmd *exec.Cmd, said string) {
+		t.Helper()
+		err := cmd.Wait()
+		if cmd.ProcessState.ExitCode() != 125 || !strings.Contains(said, "the account is wrong") || !strings.Contains(said, "1 unaccounted for") {
+			t.Errorf("%v: %s", err, said)
+		}
+	}
+	run := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "--", "sleep", "1000")
+	stderr, err := run.StderrPipe()
+	check(t, err)
+	check(t, run.Start())
+	defer run.Process.Kill()
+	waitFor(t, "the command", time.Minute, func() bool {
+		all := listed(t, run.Process.Pid)
+		return len(all) == 1 && all[0].Tasks > 0
+	})
+	spoil(listed(t, run.Process.Pid)[0].ID)
+	check(t, run.Process.Signal(unix.SIGTERM))
+	said, err := io.ReadAll(stderr)
+	check(t, err)
+	fails(run, string(said))
+
+	needExternal(t)
+	daemon, lines := configuredDaemon(t, filepath.Join(t.TempDir(), "tsem"), "root-export = /dev/null\nroot-events = task_kill\n")
+	spoil(hostOf(t, daemon.Process.Pid).ID)
+	check(t, daemon.Process.Signal(unix.SIGTERM))
+	var all strings.Builder
+	for lines.Scan() {
+		all.WriteString(lines.Text() + "\n")
+	}
+	fails(daemon, all.String())
 }
 
 // TestHostNoMore: the index of a namespace that was that of the host becomes that of another one without its tasks.

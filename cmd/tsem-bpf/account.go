@@ -100,6 +100,14 @@ func byName(b *strings.Builder, what string, counts map[string]uint64) {
 	fmt.Fprintf(b, "; %s (%s)", what, strings.Join(names, ", "))
 }
 
+// wrongAccount returns an error if an account does not balance.
+func wrongAccount(t *namespace.Totals) error {
+	if defect := t.Err(); defect != nil {
+		return fmt.Errorf("the account is wrong, a defect of tsem-bpf, or somebody else wrote into its maps: %w", defect)
+	}
+	return nil
+}
+
 // unjudged returns how many events waited for a verdict that the agent did not give.
 func unjudged(t *namespace.Totals) uint64 {
 	return t.Verdicts[verdict.Late] + t.Verdicts[verdict.Closed] + t.Verdicts[verdict.Unasked]

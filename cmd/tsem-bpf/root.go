@@ -154,7 +154,7 @@ func (r *rootExport) end() error {
 	totals := r.totals()
 	skipped, err := r.engine.Skipped()
 	r.output.say("the host: %s", account(&totals, skipped, 0))
-	return errors.Join(r.err, err, r.close())
+	return errors.Join(r.err, wrongAccount(&totals), err, r.close())
 }
 
 func (r *rootExport) close() error {

@@ -190,10 +190,7 @@ func (s *session) end(told bool) error {
 	s.endAgent()
 	totals := s.namespace.Totals()
 	totals.Written = s.eventsWritten()
-	err := errors.Join(s.exportErr, s.output.end())
-	if defect := totals.Err(); defect != nil {
-		err = errors.Join(err, fmt.Errorf("the account is wrong, a defect of tsem-bpf, or somebody else wrote into its maps: %w", defect))
-	}
+	err := errors.Join(s.exportErr, s.output.end(), wrongAccount(&totals))
 	skipped, skippedErr := s.engine.Skipped()
 	complete := totals.Complete() && len(skipped) == 0 && unjudged(&totals) == 0
 	// Standard error may have the same reader; who sends another signal means it.

@@ -158,7 +158,7 @@ func NewEncoder(dialect Dialect, h crypto.Hash, ids TaskIDs) *Encoder {
 
 // Limit makes an encoder that has not been used yet write no line of more bytes than that, line feed
 // included: as much is left out at the front of long texts as it takes, and they are marked as cut. All
-// else needs less than 3000 bytes.
+// else needs less than 3600 bytes.
 func (e *Encoder) Limit(bytes int) { e.limit = bytes }
 
 // Append appends a record as one line of JSON, line feed included, and returns the

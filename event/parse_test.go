@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -255,7 +256,7 @@ func TestCut(t *testing.T) {
 }
 
 // mostLine is a limit that lines without texts do not reach.
-const mostLine = 3000
+const mostLine = 3600
 
 // TestLimit: long texts lose as much at their front as it takes, and are marked once.
 func TestLimit(t *testing.T) {
@@ -300,6 +301,59 @@ func TestLimit(t *testing.T) {
 	e.Limit(mostLine)
 	if line, err := e.Append(nil, &r, Digest{}); err != nil || len(line) > mostLine || !strings.Contains(string(line), `"cut": "2"}`) {
 		t.Errorf("two: %d bytes, %s, %v", len(line), line, err)
+	}
+}
+
+// wideIDs has TASK_IDs as long as they get.
+type wideIDs struct{}
+
+func (wideIDs) TaskID(dst []byte, identity uint64) []byte { return append(dst, zeros[:]...) }
+
+// longest returns the record of a hook whose line is the longest that there is without texts: every number has all its bits, and
+// the names that are no texts, of tasks, filesystems and sockets, have bytes that are written with eight each.
+func longest(t *testing.T, r *row, kind Kind) Record {
+	t.Helper()
+	b := &eventtest.Builder{Header: eventtest.Header{Hook: uint16(r.hook), Kind: uint8(kind)}}
+	for _, m := range r.members {
+		for _, set := range m.shape.cells {
+			cell := cellType(bits.Len16(uint16(set)) - 1) // not the absent one
+			payload := bytes.Repeat([]byte{0xff}, int(cellSizes[cell].fixed))
+			switch cell {
+			case cellPath:
+				native.PutUint32(payload[offPathFlags:], pathDev|pathCreated)
+				native.PutUint32(payload[offPathType:], uint32(PathNamespace))
+				payload = append(payload, '/')
+			case cellFile:
+				native.PutUint32(payload[offFileDigestState:], uint32(digestWanted))
+			case cellAddr:
+				payload = bytes.Repeat([]byte{0xff}, sizeAddr+addressMax)
+				native.PutUint32(payload, familyUnix)
+			}
+			b.Cell(uint16(cell), payload)
+		}
+	}
+	raw := b.Record()
+	for at := offRecordNumber; at < sizeRecord; at++ {
+		raw[at] = 0xff
+	}
+	record, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return record
+}
+
+// TestLimitLongest: what is not left out at the front of texts fits, whatever it is.
+func TestLimitLongest(t *testing.T) {
+	for _, hook := range Hooks() {
+		for _, kind := range []Kind{KindEvent, KindDeny} {
+			r := longest(t, hook.row(), kind)
+			e := NewEncoder(Coefficients, crypto.SHA512, wideIDs{})
+			e.Limit(mostLine)
+			if line, err := e.Append(nil, &r, Digest{}); err != nil || len(line) > mostLine || !json.Valid(line) {
+				t.Errorf("%s: %d bytes, %v, %s", hook, len(line), err, line)
+			}
+		}
 	}
 }
 

@@ -231,7 +231,7 @@ vet: ## Run go vet, with every build tag.
 	$(GO) vet -tags vmtest,vmtest_runner ./...
 
 .PHONY: lint
-lint: ## Check module files, SPDX lines, shell syntax.
+lint: ## Check module files, SPDX lines, shell syntax, links in the documentation.
 	$(GO) mod tidy -diff
 	@vmtest/lint
 

@@ -359,7 +359,7 @@ func TestOutputClosed(t *testing.T) {
 	}
 }
 
-// TestMain is also the child of TestOutputClosed and TestTop.
+// TestMain is also the child of TestOutputClosed, TestTop and TestForeground.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv("TSEM_OPEN_OUTPUT") != "":
@@ -369,6 +369,8 @@ func TestMain(m *testing.M) {
 		}
 	case os.Getenv("TSEM_TOP") != "":
 		topOfTest()
+	case os.Getenv("TSEM_FOREGROUND") != "":
+		fmt.Println(foreground())
 	default:
 		os.Exit(m.Run())
 	}

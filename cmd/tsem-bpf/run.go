@@ -211,14 +211,22 @@ func forward(p *os.Process, sent syscall.Signal) {
 	if sent == syscall.SIGPIPE {
 		return
 	}
-	if sent == syscall.SIGINT || sent == syscall.SIGQUIT {
-		group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
-		if err == nil && group == unix.Getpgrp() {
-			return
-		}
+	if (sent == syscall.SIGINT || sent == syscall.SIGQUIT) && foreground() {
+		return
 	}
 	// It may have ended meanwhile.
 	_ = p.Signal(sent)
+}
+
+// foreground says whether this process is in the foreground group of its terminal, which need not be its standard input.
+func foreground() bool {
+	terminal, err := os.OpenFile("/dev/tty", os.O_RDONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer terminal.Close()
+	group, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
 }
 
 // status turns the end of CMD into that of tsem-bpf.

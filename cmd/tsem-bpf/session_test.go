@@ -4,7 +4,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -23,5 +25,31 @@ func TestNotify(t *testing.T) {
 	}
 	if came := <-signals; came != syscall.SIGUSR1 || len(signals) > 0 {
 		t.Errorf("%v came, and %d more", came, len(signals))
+	}
+}
+
+// TestForeground: what is typed at the terminal goes to the foreground group, wherever its standard input comes from.
+func TestForeground(t *testing.T) {
+	_, terminal := openTerminal(t)
+	inSession := syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 3}
+	for name, test := range map[string]struct {
+		stdin *os.File
+		attr  syscall.SysProcAttr
+		want  string
+	}{
+		"terminal":      {terminal, inSession, "true"},
+		"another input": {nil, inSession, "true"},
+		"no terminal":   {nil, syscall.SysProcAttr{Setsid: true}, "false"},
+		"not its own":   {terminal, syscall.SysProcAttr{Setsid: true}, "false"},
+	} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "TSEM_FOREGROUND=1")
+		cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{terminal}, &test.attr
+		if test.stdin != nil {
+			cmd.Stdin = test.stdin
+		}
+		if got, err := cmd.Output(); err != nil || strings.TrimSpace(string(got)) != test.want {
+			t.Errorf("%s: %s, %v; want %s", name, got, err, test.want)
+		}
 	}
 }

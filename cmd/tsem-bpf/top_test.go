@@ -82,26 +82,33 @@ type shown struct {
 	rest          string      // of them
 }
 
-// showTop starts one in a terminal of 80 columns and 24 rows.
-func showTop(t *testing.T) *shown {
+// openTerminal makes a terminal: the side of who types, and what it is for who uses it.
+func openTerminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()
-	s := &shown{pieces: make(chan string)}
-	var err error
-	if s.master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.master.Close() })
-	number, err := unix.IoctlGetInt(int(s.master.Fd()), unix.TIOCGPTN)
+	t.Cleanup(func() { master.Close() })
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	if err == nil {
-		err = unix.IoctlSetPointerInt(int(s.master.Fd()), unix.TIOCSPTLCK, 0)
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.slave, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+	if slave, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.slave.Close() })
+	t.Cleanup(func() { slave.Close() })
+	return master, slave
+}
+
+// showTop starts one in a terminal of 80 columns and 24 rows.
+func showTop(t *testing.T) *shown {
+	t.Helper()
+	s := &shown{pieces: make(chan string)}
+	s.master, s.slave = openTerminal(t)
 	s.was = *s.settings(t)
 	s.resize(t, 80, 24)
 	s.Cmd = exec.Command(os.Args[0])

@@ -42,14 +42,7 @@ func (c *checkCommand) Run(std *streams) error {
 	if err != nil && !errors.As(err, &problem) {
 		return &exitError{exitUnusable, err}
 	}
-	report := checkReport{Support: support, Usable: err == nil, Missing: []string{}}
-	if support != nil {
-		report.Missing = append(report.Missing, support.Missing()...)
-	}
-	if problem != nil {
-		report.Problem = fmt.Sprintf("%v: %s", problem.Err, problem.Detail)
-		report.Remedy = problem.Remedy
-	}
+	report := reportOn(support, problem)
 	if c.JSON {
 		encoder := json.NewEncoder(std.out)
 		encoder.SetIndent("", "  ")
@@ -61,6 +54,22 @@ func (c *checkCommand) Run(std *streams) error {
 		err = &exitError{status: exitUnusable}
 	}
 	return err
+}
+
+// reportOn returns the report of what Probe has found. problem is nil if tsem-bpf can be used.
+func reportOn(support *loader.Support, problem *loader.SupportError) *checkReport {
+	r := &checkReport{Support: support, Usable: problem == nil, Missing: []string{}}
+	if support != nil {
+		r.Missing = append(r.Missing, support.Missing()...)
+		// Not null in JSON.
+		support.LSMs = append([]string{}, support.LSMs...)
+		support.Hooks = append([]loader.HookSupport{}, support.Hooks...)
+	}
+	if problem != nil {
+		r.Problem = fmt.Sprintf("%v: %s", problem.Err, problem.Detail)
+		r.Remedy = problem.Remedy
+	}
+	return r
 }
 
 func (r *checkReport) print(std *streams) error {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -16,12 +17,20 @@ func TestCheckCounts(t *testing.T) {
 	support := &loader.Support{Hooks: []loader.HookSupport{
 		{Name: "capable", Present: true}, {Name: "file_open", Present: true, Sleepable: true}, {Name: "file_truncate"}, {Name: "mmap_file"},
 	}}
-	report := checkReport{Support: support, Usable: true, Missing: support.Missing()}
+	report := reportOn(support, nil)
 	var out bytes.Buffer
 	if err := report.print(&streams{&out, &out}); err != nil {
 		t.Fatal(err)
 	}
 	if want := "2 of 4 present, 1 of them sleepable\n"; !strings.Contains(out.String(), want) || strings.Count(out.String(), "missing\n") != 2 {
 		t.Errorf("no %q in\n%s", want, out.String())
+	}
+}
+
+// TestCheckLists: what there is none of is an empty list, which who reads the JSON can go through.
+func TestCheckLists(t *testing.T) {
+	text, err := json.Marshal(reportOn(new(loader.Support), &loader.SupportError{Err: loader.ErrKernel, Detail: "no BTF", Remedy: "another one"}))
+	if err != nil || bytes.Contains(text, []byte("null")) || !bytes.Contains(text, []byte(`"problem":"the kernel is not supported: no BTF","remedy":"another one"`)) {
+		t.Errorf("%s, %v", text, err)
 	}
 }

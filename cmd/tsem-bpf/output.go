@@ -67,7 +67,7 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 			return o, nil
 		}
 		if closed(file) {
-			return o, errors.New("standard output is closed: name a file with -o (/dev/null if nobody is to read the records)")
+			return o, errClosed(o.name)
 		}
 		return o, o.use(file)
 	}
@@ -79,6 +79,9 @@ func newOutput(name string, stdout io.Writer) (*output, error) {
 		}
 		unix.CloseOnExec(fd)
 		o.file = os.NewFile(uintptr(ours), name)
+		if fd <= 2 && closed(o.file) {
+			return o, errClosed(name)
+		}
 		return o, o.use(o.file)
 	}
 	o.path = name
@@ -99,6 +102,10 @@ func inherited(name string) (fd int, ok bool) {
 	}
 	fd, ok = map[string]int{"/dev/stdout": 1, "/dev/stderr": 2}[name]
 	return fd, ok
+}
+
+func errClosed(name string) error {
+	return fmt.Errorf("%s is closed: name a file with -o (/dev/null if nobody is to read the records)", name)
 }
 
 // closed says whether a standard stream was closed when tsem-bpf began. Go has opened

@@ -343,18 +343,25 @@ func TestOutputCut(t *testing.T) {
 // written to, is seen before anything starts.
 func TestOutputClosed(t *testing.T) {
 	for _, test := range []struct {
+		name        string
 		redirection string
 		says        string
 	}{
-		{">&-", "standard output is closed: name a file with -o"},
-		{"</dev/null >&0", "standard output: is open for reading only"},
-		{">/dev/null", ""},
+		{"-", ">&-", "standard output is closed: name a file with -o"},
+		{"-", "</dev/null >&0", "standard output: is open for reading only"},
+		{"-", ">/dev/null", ""},
+		{"/dev/stdout", ">&-", "/dev/stdout is closed: name a file with -o"},
+		{"/proc/self/fd/1", ">&-", "/proc/self/fd/1 is closed"},
+		{"/dev/fd/0", "<&-", "/dev/fd/0 is closed"},
+		{"/dev/fd/9", "", "/dev/fd/9: bad file descriptor"},
+		{"/dev/fd/9", "9<>/dev/null", ""},
+		{"/dev/stdout", ">/dev/null", ""},
 	} {
 		cmd := exec.Command("sh", "-c", `exec "$0" `+test.redirection, os.Args[0])
-		cmd.Env = append(os.Environ(), "TSEM_OPEN_OUTPUT=1")
+		cmd.Env = append(os.Environ(), "TSEM_OPEN_OUTPUT="+test.name)
 		out, err := cmd.CombinedOutput()
 		if (err == nil) != (test.says == "") || !strings.Contains(string(out), test.says) {
-			t.Errorf("%s: %v: %q, want %q in it", test.redirection, err, out, test.says)
+			t.Errorf("%s %s: %v: %q, want %q in it", test.name, test.redirection, err, out, test.says)
 		}
 	}
 }
@@ -363,7 +370,7 @@ func TestOutputClosed(t *testing.T) {
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv("TSEM_OPEN_OUTPUT") != "":
-		if _, err := newOutput("-", os.Stdout); err != nil {
+		if _, err := newOutput(os.Getenv("TSEM_OPEN_OUTPUT"), os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

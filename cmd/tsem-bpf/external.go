@@ -45,7 +45,7 @@ func (f *externalFlags) checkTakeover(given []*kong.Path) error {
 }
 
 // check says what is wrong with the combination of the flags.
-func (f *externalFlags) check(dialect string) error {
+func (f *externalFlags) check(dialect, events string) error {
 	for _, flag := range []struct {
 		name  string
 		given bool
@@ -68,7 +68,7 @@ func (f *externalFlags) check(dialect string) error {
 	if f.Enforce && f.Deny != "" {
 		return errors.New("--deny is part of --enforce, which refuses events of all types: leave one of them out")
 	}
-	if _, err := f.denied(); err != nil {
+	if err := f.checkDenied(events); err != nil {
 		return err
 	}
 	if f.OnFailure == "closed" && !f.Enforce && f.Deny == "" {
@@ -90,6 +90,30 @@ func checkDeadline(deadline *time.Duration) error {
 
 // denied returns the event types of --deny.
 func (f *externalFlags) denied() ([]event.Hook, error) { return hooksOf("deny", f.Deny) }
+
+// checkDenied says what is wrong with --deny, also beside --events: what is no event is not refused.
+func (f *externalFlags) checkDenied(events string) error {
+	denied, err := f.denied()
+	if denied == nil {
+		return err
+	}
+	raised, err := hooksOf("events", events)
+	switch {
+	case err != nil:
+		return err
+	case raised == nil:
+		raised = event.V3Hooks()
+	}
+	for name := range strings.SplitSeq(f.Deny, ",") {
+		if hook, ok := event.Lookup(name); ok && !slices.Contains(raised, hook) {
+			return fmt.Errorf("--deny=%s: no event of type %s is raised, and so none is refused: --events has to have it too", f.Deny, name)
+		}
+	}
+	if !slices.ContainsFunc(denied, func(hook event.Hook) bool { return slices.Contains(raised, hook) }) {
+		return fmt.Errorf("--deny=%s: none of these events is raised, and so none is refused: --events has to have them too", f.Deny)
+	}
+	return nil
+}
 
 // hooksOf returns the event types that a flag lists, nil if it is not given.
 func hooksOf(flag, list string) ([]event.Hook, error) {

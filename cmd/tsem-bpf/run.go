@@ -74,7 +74,7 @@ func (c *runCommand) Validate(given *kong.Context) error {
 	case len(c.args()) == 0:
 		return errors.New("which command? For example: tsem-bpf run -- ls -l /etc")
 	}
-	return c.externalFlags.check(c.Dialect)
+	return c.externalFlags.check(c.Dialect, c.Events)
 }
 
 // Run implements the command.

@@ -81,7 +81,7 @@ func TestNamespaceCommands(t *testing.T) {
 	}
 	id := fmt.Sprint(ns.ID)
 	says(t, 0, " LOG ", "ns", "list")
-	completed := exec.Command("tsem-bpf")
+	completed := exec.Command("tsem-bpf", "__complete")
 	completed.Env = append(os.Environ(), "COMP_LINE=tsem-bpf ns end ", "COMP_POINT=16")
 	if out, err := completed.Output(); err != nil || !slices.Contains(strings.Fields(string(out)), id) {
 		t.Errorf("%v: %q can be completed to, want %s", err, out, id)

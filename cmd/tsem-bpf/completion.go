@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,18 +32,21 @@ Examples:
   tsem-bpf completion fish >~/.config/fish/completions/tsem-bpf.fish`
 }
 
-// What a shell has to be told; %[1]s is the path of tsem-bpf. Each runs it with the line
-// in COMP_LINE, and completes file names if there is no answer.
+// What a shell has to be told; %[1]s is the path of tsem-bpf in the quotes of that shell. Each runs tsem-bpf with the line in
+// COMP_LINE, and completes file names if there is no answer. Bash adds words to the command of complete -C, and zsh splits it
+// at blanks in quotes too, but a function is one word and takes none.
 var completions = map[string]string{
-	"bash": `complete -o default -C %[1]s tsem-bpf
+	"bash": `_tsem_bpf() { %[1]s __complete; }
+complete -o default -C _tsem_bpf tsem-bpf
 `,
 	"zsh": `autoload -U +X compinit && compinit
 autoload -U +X bashcompinit && bashcompinit
-complete -o default -C %[1]s tsem-bpf
+_tsem_bpf() { %[1]s __complete; }
+complete -o default -C _tsem_bpf tsem-bpf
 `,
 	"fish": `function __complete_tsem_bpf
     set -lx COMP_LINE (commandline -cp)
-    set -l words (%[1]s)
+    set -l words (%[1]s __complete)
     if set -q words[1]
         printf '%%s\n' $words
     else
@@ -53,32 +57,55 @@ complete -f -c tsem-bpf -a "(__complete_tsem_bpf)"
 `,
 }
 
+// script returns what a shell has to be told; ok says whether it is one of completions.
+func script(shell, self string) (text string, ok bool) {
+	quotes := strings.NewReplacer(`'`, `'\''`)
+	if shell == "fish" {
+		quotes = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	}
+	text, ok = completions[shell]
+	return fmt.Sprintf(text, "'"+quotes.Replace(self)+"'"), ok
+}
+
 // Run implements the command.
 func (c *completionCommand) Run(std *streams) error {
 	shell := c.Shell
 	if shell == "" {
 		shell = filepath.Base(os.Getenv("SHELL"))
 	}
-	text, ok := completions[shell]
-	if !ok {
-		return &exitError{exitUsage, fmt.Errorf("no completion for the shell %q: name bash, zsh or fish", shell)}
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the path of tsem-bpf: %w", err)
 	}
-	_, err = fmt.Fprintf(std.out, text, self)
+	text, ok := script(shell, self)
+	if !ok {
+		return &exitError{exitUsage, fmt.Errorf("no completion for the shell %q: name bash, zsh or fish", shell)}
+	}
+	_, err = io.WriteString(std.out, text)
 	return err
 }
 
-// shellAsks returns the line up to the cursor if tsem-bpf was started by a shell that
-// wants to have it completed (Programmable Completion in bash(1), complete -C).
-func shellAsks() (line string, asked bool) {
-	line, asked = os.LookupEnv("COMP_LINE")
+// completeCommand is what the completions call: only the variables would not do, for whatever runs below a completion
+// has them in its environment.
+type completeCommand struct{}
+
+// Run implements the command.
+func (completeCommand) Run(std *streams, given *kong.Context) error {
+	for _, word := range complete(given.Model.Node, lineToCursor()) {
+		if _, err := fmt.Fprintln(std.out, word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lineToCursor returns the part of the line up to the cursor (Programmable Completion in bash(1), complete -C).
+func lineToCursor() string {
+	line := os.Getenv("COMP_LINE")
 	if at, err := strconv.Atoi(os.Getenv("COMP_POINT")); err == nil && at >= 0 && at < len(line) {
 		line = line[:at]
 	}
-	return line, asked
+	return line
 }
 
 // complete returns what the last word of a line can be: a command, a flag, or the value

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,7 +53,7 @@ func TestCompletion(t *testing.T) {
 		t.Setenv("COMP_LINE", line)
 		t.Setenv("COMP_POINT", strconv.Itoa(len(line)))
 		var out, errs bytes.Buffer
-		status := run(nil, &out, &errs)
+		status := run([]string{"__complete"}, &out, &errs)
 		if got := strings.Join(strings.Fields(out.String()), " "); status != 0 || got != want || errs.Len() != 0 {
 			t.Errorf("[%s] status %d: %q %q, want %q", line, status, got, errs.String(), want)
 		}
@@ -61,8 +62,18 @@ func TestCompletion(t *testing.T) {
 	t.Setenv("COMP_LINE", "tsem-bpf ex --root")
 	t.Setenv("COMP_POINT", "11")
 	var out bytes.Buffer
-	if run(nil, &out, &out); out.String() != "export\n" {
+	if run([]string{"__complete"}, &out, &out); out.String() != "export\n" {
 		t.Errorf("in the middle: %q", out.String())
+	}
+}
+
+// TestCompletionVariables: that a shell completes something does not change what a command is, which a completion may start.
+func TestCompletionVariables(t *testing.T) {
+	t.Setenv("COMP_LINE", "tsem-bpf ex")
+	t.Setenv("COMP_POINT", "11")
+	var out bytes.Buffer
+	if status := run([]string{"run", "no-such-command"}, &out, &out); status != exitNotFound {
+		t.Errorf("status %d, %s", status, out.String())
 	}
 }
 
@@ -78,9 +89,9 @@ func TestCompletionScript(t *testing.T) {
 		status      int
 		says        string
 	}{
-		{"/bin/sh", "completion bash", 0, "complete -o default -C " + self + " tsem-bpf\n"},
+		{"/bin/sh", "completion bash", 0, "_tsem_bpf() { '" + self + "' __complete; }\ncomplete -o default -C _tsem_bpf tsem-bpf\n"},
 		{"/bin/zsh", "completion", 0, "bashcompinit"},
-		{"/usr/bin/fish", "completion", 0, "set -l words (" + self + ")"},
+		{"/usr/bin/fish", "completion", 0, "set -l words ('" + self + "' __complete)"},
 		{"/usr/bin/fish", "completion zsh", 0, "bashcompinit"},
 		{"/bin/tcsh", "completion", exitUsage, `no completion for the shell "tcsh": name bash, zsh or fish`},
 	} {
@@ -90,11 +101,31 @@ func TestCompletionScript(t *testing.T) {
 			t.Errorf("%s with %s: status %d, %q; want %d, %q in it", test.words, test.user, status, out.String(), test.status, test.says)
 		}
 	}
-	// bash takes it, and calls tsem-bpf.
-	var script bytes.Buffer
-	run([]string{"completion", "bash"}, &script, &script)
-	bash := exec.Command("bash", "-c", script.String()+"complete -p tsem-bpf")
-	if out, err := bash.CombinedOutput(); err != nil || !strings.Contains(string(out), self) {
-		t.Errorf("bash: %v: %s", err, out)
+}
+
+// TestCompletionShells: each shell that is here takes its script, wherever tsem-bpf lies, and calls it with the line.
+func TestCompletionShells(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "it's  a\\\\ \\'`$(false)$0\"")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	self := filepath.Join(folder, "tsem-bpf")
+	if err := os.WriteFile(self, []byte("#!/bin/sh\necho \"$*:$COMP_LINE\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for shell, asks := range map[string]string{
+		"bash": `COMP_LINE="tsem-bpf ex" _tsem_bpf tsem-bpf ex tsem-bpf`,
+		"zsh":  `COMP_LINE="tsem-bpf ex" _tsem_bpf`,
+		"fish": `complete -C "tsem-bpf ex"`,
+	} {
+		if _, err := exec.LookPath(shell); err != nil {
+			continue
+		}
+		text, _ := script(shell, self)
+		cmd := exec.Command(shell, "-c", text+asks)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "__complete:tsem-bpf ex\n" {
+			t.Errorf("%s: %v: %s", shell, err, out)
+		}
 	}
 }

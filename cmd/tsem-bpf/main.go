@@ -48,6 +48,7 @@ type commands struct {
 	Ns nsCommand `cmd:"" help:"Namespaces of this host."`
 
 	Completion completionCommand `cmd:"" help:"Print what a shell needs to complete commands and flags."`
+	Complete   completeCommand   `cmd:"" name:"__complete" hidden:""`
 
 	Version kong.VersionFlag `short:"V" help:"Print the version and exit."`
 }
@@ -97,12 +98,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "tsem-bpf:", err)
 		return exitFailed
-	}
-	if line, asked := shellAsks(); asked {
-		for _, word := range complete(parser.Model.Node, line) {
-			fmt.Fprintln(stdout, word)
-		}
-		return 0
 	}
 	if len(args) == 0 {
 		args = []string{"--help"}

@@ -53,11 +53,12 @@ func open(p *pins) (*Engine, error) {
 // get opens or installs the pinned kernel half.
 func (p *pins) get() (*Engine, error) {
 	e, err := p.open()
+	stays := false
 	if errors.Is(err, ErrForeign) {
-		err = p.replace(err)
+		stays, err = p.replace(err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return install(p)
+		return install(p, stays)
 	}
 	if err != nil {
 		return nil, err
@@ -84,29 +85,33 @@ func Peek() (*Engine, error) {
 	return e, Explain(err)
 }
 
-// replace removes a kernel half of another version, unless somebody uses it. The error is
+// replace removes a kernel half of another version, unless somebody uses it, and says whether it was there to stay. The error is
 // fs.ErrNotExist when it is gone.
-func (p *pins) replace(foreign error) error {
+func (p *pins) replace(foreign error) (stays bool, err error) {
 	used, err := p.used()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if used {
-		return fmt.Errorf("%w; it is in use: end the tsem-bpf that uses it first, or tsem-bpf engine remove --force", foreign)
+		return false, fmt.Errorf("%w; it is in use: end the tsem-bpf that uses it first, or tsem-bpf engine remove --force", foreign)
+	}
+	a, err := p.about()
+	if a == nil {
+		return false, err
 	}
 	if err := p.remove(); err != nil {
-		return err
+		return false, err
 	}
-	return fs.ErrNotExist
+	return a.Stays, fs.ErrNotExist
 }
 
 // install makes the pinned kernel half.
-func install(p *pins) (*Engine, error) {
+func install(p *pins, stays bool) (*Engine, error) {
 	e, err := load()
 	if err != nil {
 		return nil, err
 	}
-	e.pins = p
+	e.stays, e.pins = stays, p
 	if err := p.pin(e); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}

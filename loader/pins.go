@@ -211,7 +211,7 @@ func (p *pins) pin(e *Engine) error {
 }
 
 func (p *pins) fill(folder string, e *Engine) error {
-	a := about{Version: p.version, Support: e.support, Inner: make(map[string]innerMap)}
+	a := about{Version: p.version, Stays: e.stays, Support: e.support, Inner: make(map[string]innerMap)}
 	for name, m := range e.inner {
 		a.Inner[name] = innerMap{m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags}
 	}
@@ -343,7 +343,8 @@ func (e *Engine) unrunnable() string {
 // about reads what the pinned kernel half says of itself.
 func (p *pins) about() (*about, error) { return p.aboutIn(p.folder()) }
 
-// aboutIn is about for one that may be pinned in another folder. The error is as that of open.
+// aboutIn is about for one that may be pinned in another folder. The error is as that of open, and with ErrForeign what it says is
+// returned, too.
 func (p *pins) aboutIn(folder string) (*about, error) {
 	m, err := ebpf.LoadPinnedMap(filepath.Join(folder, pinAbout), nil)
 	if err != nil {
@@ -360,12 +361,17 @@ func (p *pins) aboutIn(folder string) (*about, error) {
 	if err := m.Lookup(uint32(0), &text); err != nil {
 		return nil, err
 	}
+	return p.parse(bytes.TrimRight(text, "\x00"))
+}
+
+// parse parses what a kernel half says of itself. With ErrForeign it returns that, too.
+func (p *pins) parse(text []byte) (*about, error) {
 	a := new(about)
-	if err := json.Unmarshal(bytes.TrimRight(text, "\x00"), a); err != nil || a.Support == nil {
+	if err := json.Unmarshal(text, a); err != nil || a.Support == nil {
 		return nil, p.broken("does not say what it is")
 	}
 	if a.Version != p.version {
-		return nil, fmt.Errorf("%w: %s is pinned at %s, this tsem-bpf has %s", ErrForeign, a.Version, p.folder(), p.version)
+		return a, fmt.Errorf("%w: %s is pinned at %s, this tsem-bpf has %s", ErrForeign, a.Version, p.folder(), p.version)
 	}
 	return a, nil
 }

@@ -43,6 +43,27 @@ func TestAboutGone(t *testing.T) {
 	}
 }
 
+// TestAboutForeign: that a kernel half is there to stay is known of another version, too.
+func TestAboutForeign(t *testing.T) {
+	p := &pins{root: t.TempDir(), version: "this"}
+	for _, test := range []struct {
+		text  string
+		err   error
+		stays bool
+	}{
+		{`{"Version": "this", "Stays": true, "Support": {}}`, nil, true},
+		{`{"Version": "other", "Stays": true, "Support": {}, "Later": 1}`, ErrForeign, true},
+		{`{"Version": "other", "Support": {}}`, ErrForeign, false},
+		{`{"Version": "other", "Stays": true}`, ErrPins, false},
+		{`{"Version": "other"`, ErrPins, false},
+	} {
+		a, err := p.parse([]byte(test.text))
+		if !errors.Is(err, test.err) || (a == nil) != (test.err == ErrPins) || a != nil && a.Stays != test.stays {
+			t.Errorf("%s: %+v, %v", test.text, a, err)
+		}
+	}
+}
+
 // TestLock: who waits for the lock waits as long as others have their turns, however many they are, and
 // not for one that keeps it. Who has given up keeps nobody from it.
 func TestLock(t *testing.T) {

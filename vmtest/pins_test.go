@@ -17,8 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/namespace"
@@ -277,8 +279,20 @@ func says(t *testing.T, status int, want string, words ...string) {
 	balances(t, string(out))
 }
 
-// TestEngineCommand: the kernel half is shown, installed to stay, and removed, but not below
-// those who use it unless that is forced.
+// becomeForeign makes the pinned kernel half one of another version.
+func becomeForeign(t *testing.T) {
+	t.Helper()
+	about, err := ebpf.LoadPinnedMap(pinned+"/about", nil)
+	check(t, err)
+	defer about.Close()
+	text, err := about.LookupBytes(uint32(0))
+	check(t, err)
+	other := strings.Repeat("0", len(bpf.Version()))
+	check(t, about.Put(uint32(0), bytes.Replace(text, []byte(bpf.Version()), []byte(other), 1)))
+}
+
+// TestEngineCommand: the kernel half is shown, installed to stay, also when another version replaces it, and removed, but not
+// below those who use it unless that is forced.
 func TestEngineCommand(t *testing.T) {
 	n, err := namespace.New(engine, namespace.Config{})
 	if err != nil {
@@ -302,6 +316,10 @@ func TestEngineCommand(t *testing.T) {
 	if out, err := exec.Command("tsem-bpf", "run", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
+	says(t, 0, "until it is removed", "engine", "status")
+	becomeForeign(t)
+	says(t, 125, "kernel half of another version", "engine", "status")
+	says(t, 0, "events raised", "run", "-o", "/dev/null", "true")
 	says(t, 0, "until it is removed", "engine", "status")
 	says(t, 0, "", "engine", "remove")
 	says(t, 1, "no kernel half is installed", "engine", "status")

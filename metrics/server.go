@@ -61,13 +61,8 @@ func CheckAddress(address string) error {
 	return nil
 }
 
-// CheckConfig returns an error that says what is wrong with a file that says how a Server answers; "" is none.
-func CheckConfig(config string) error {
-	if err := web.Validate(config); err != nil {
-		return fmt.Errorf("configuration %s: %w", config, err)
-	}
-	return nil
-}
+// CheckConfig returns an error that says what is wrong with a file that says how a Server answers; "" is none. It does not name the file.
+func CheckConfig(config string) error { return web.Validate(config) }
 
 // Server answers operators over HTTP. Make it with Listen.
 type Server struct {
@@ -83,7 +78,7 @@ type Server struct {
 // HTTP. The error says what is wrong with which of them. Who connects before Serve waits.
 func Listen(address, config string) (*Server, error) {
 	if err := CheckConfig(config); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("configuration %s: %w", config, err)
 	}
 	if address != Systemd {
 		listener, err := net.Listen("tcp", address)

@@ -75,7 +75,8 @@ func TestConfigWrong(t *testing.T) {
 		"mount = \xff":                    "line 1: is not text in UTF-8",
 		strings.Repeat("#\n", maxConfig):  "more than 64 KiB",
 		"metrics-config = web.yml":        "--metrics-config needs --metrics",
-		"metrics = :1\nmetrics-config=no": "--metrics=:1: configuration no: ",
+		"metrics = :1\nmetrics-config=no": "--metrics-config=no: open no: ",
+		"root-wait = 1s":                  "--root-wait needs --root-export",
 	} {
 		file := configFile(t, text)
 		status, out, errs := checked("--config", file)

@@ -42,10 +42,10 @@ func (f *monitorFlags) check() error {
 	return nil
 }
 
-// checkFile says what is wrong with the file of --metrics-config, as listen does.
+// checkFile says what is wrong with the file of --metrics-config.
 func (f *monitorFlags) checkFile() error {
 	if err := metrics.CheckConfig(f.MetricsConfig); err != nil {
-		return fmt.Errorf("--metrics=%s: %w", f.Metrics, err)
+		return fmt.Errorf("--metrics-config=%s: %w", f.MetricsConfig, err)
 	}
 	return nil
 }
@@ -53,6 +53,9 @@ func (f *monitorFlags) checkFile() error {
 // listen opens the address, before anything is loaded; nil if there is none.
 func (f *monitorFlags) listen() (*metrics.Server, error) {
 	if err := f.check(); err != nil || f.Metrics == "" {
+		return nil, err
+	}
+	if err := f.checkFile(); err != nil {
 		return nil, err
 	}
 	server, err := metrics.Listen(f.Metrics, f.MetricsConfig)

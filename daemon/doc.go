@@ -38,6 +38,9 @@
 // of a namespace has exited, and its records are read or there is nobody to read them, the
 // namespace is gone.
 //
+// When its magazine cannot be read any more, nobody will ever judge. A namespace that enforces stays until its last task has exited;
+// another one ends, and its tasks run on, no longer modeled.
+//
 // When the daemon ends, by whatever, a namespace that enforces is left with its tasks (namespace.Config), and what has to
 // be judged does not happen there. The next daemon takes it over (Plane.Inherit): then events wait again, for half of a deadline at
 // most, for an orchestrator to take it over. What was decided when the former daemon ended stays decided.
@@ -50,5 +53,6 @@
 //	left             the next daemon begins       inherited: its events wait
 //	inherited        takeover                     orchestrated
 //	inherited        half of a deadline passes    nobody judges
+//	any of these     its magazine is not read     nobody judges, for ever, if it enforces; else gone
 //	any of these     its last task ends           gone
 package daemon

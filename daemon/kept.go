@@ -253,6 +253,10 @@ func (k *kept) live(now claim) {
 			if err != nil {
 				k.waits.Close() // what is to be judged nobody would learn of
 				k.plane.say("namespace %d: %v", k.id, err)
+				if config := k.namespace.Config(); !config.Denies() { // else its tasks could do what nobody has trusted
+					entered, tasks = nil, false
+					k.namespace.Shut() // they would wait for room with each event
+				}
 			}
 		case <-look.C:
 			if tasks && (k.namespace.Tasks() == 0 || k.namespace.Ended()) {

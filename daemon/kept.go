@@ -43,6 +43,7 @@ type kept struct {
 	pairing      *control.Pairing // nil: nobody waits; Plane.mu guards it
 
 	full     atomic.Uint64 // how often it was found out that the queue is full
+	dropped  uint64        // records that had no room in it, and that nobody was to read; Write alone uses it until Export has returned
 	exported atomic.Bool   // its magazine is not read any more
 	unread   atomic.Bool   // nobody reads its records
 	rounds   uint64        // as Stuck has seen them; Plane.mu guards it
@@ -175,7 +176,7 @@ func (k *kept) orchestrated(c claim) {
 }
 
 // Write takes whole lines of records from Export. While nobody reads and the queue is full, it
-// waits, and with it whoever reads the magazine. When nobody is to read, they are gone.
+// waits, and with it whoever reads the magazine. When nobody is to read, they are gone, and counted.
 func (k *kept) Write(lines []byte) (int, error) {
 	for line := range bytes.Lines(lines) {
 		for {
@@ -187,6 +188,7 @@ func (k *kept) Write(lines []byte) (int, error) {
 				return 0, err
 			}
 			if k.unread.Load() {
+				k.dropped++
 				break
 			}
 			time.Sleep(lookEvery)
@@ -290,8 +292,12 @@ func (k *kept) end() {
 	if totals.Held {
 		end = "is left to the next daemon, its tasks are held back"
 	}
-	k.plane.say("namespace %d %s: %d events, %d released by its orchestrator, %d not in time, %d releases late",
-		k.id, end, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late)
+	unread := ""
+	if n := k.dropped + uint64(k.queue.Len()); n > 0 {
+		unread = fmt.Sprintf(", %d records unread", n)
+	}
+	k.plane.say("namespace %d %s: %d events, %d released by its orchestrator, %d not in time, %d releases late%s",
+		k.id, end, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late, unread)
 	if err := k.namespace.Close(); err != nil {
 		k.plane.say("namespace %d: %v", k.id, err)
 	}

@@ -714,6 +714,29 @@ func TestOrchestratorEnds(t *testing.T) {
 	})
 }
 
+// TestUnreadRecords: what an orchestrator has not read when it ends is gone with the namespace, and counted, whether it had room in the queue or not.
+func TestUnreadRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := oneWaits(t)
+		line := strings.Repeat("x", tsemfs.MaxRecord-1) + "\n"
+		s.records <- line
+		synctest.Wait()
+		h.wantRead(5, line, "external_tma", "1")
+		close(h.processes[5].end)
+		synctest.Wait()
+		unread := queueLimit/len(line) + 10
+		for range unread {
+			s.records <- line
+		}
+		s.add(-1)
+		h.wantGone()
+		synctest.Wait()
+		if want := fmt.Sprintf(" releases late, %d records unread\n", unread); !strings.Contains(h.said.String(), want) {
+			t.Errorf("%s, want %s", h.said.String(), want)
+		}
+	})
+}
+
 // TestFull: while nobody reads, the magazine is read no further than the queue has room.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

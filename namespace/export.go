@@ -56,6 +56,9 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		if err == nil {
 			err = sink.Flush()
 		}
+		if err == nil {
+			err = ctx.Err()
+		}
 		switch {
 		case err != nil:
 			return err
@@ -67,7 +70,7 @@ func (n *Namespace) Read(ctx context.Context, sink Sink) error {
 		case n.joiner.idle() && n.ended():
 			return nil
 		}
-		if err := n.waitForRecords(ctx); err != nil {
+		if err := n.waitForRecords(); err != nil {
 			return err
 		}
 	}

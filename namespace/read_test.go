@@ -412,6 +412,22 @@ func TestCloseWhileExporting(t *testing.T) {
 	}
 }
 
+// TestExportCancelled: an export ends with its context also while one record follows another.
+func TestExportCancelled(t *testing.T) {
+	n, _ := newNamespace(t, nil)
+	n.magazine = &endless{memory{wake: make(chan struct{}, 1)}}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := n.Export(ctx, event.Current, io.Discard); !errors.Is(err, context.Canceled) || n.Rounds() > 1 {
+		t.Errorf("%v after %d rounds", err, n.Rounds())
+	}
+}
+
+// endless is a magazine with many records.
+type endless struct{ memory }
+
+func (e *endless) ReadBatch(func(record []byte) error) (n int, err error) { return manyRecords, nil }
+
 // TestExportAggregate: the records of an external namespace begin with the aggregate, and
 // it is not counted as an event.
 func TestExportAggregate(t *testing.T) {

@@ -373,7 +373,8 @@ func (n *Namespace) Close() error {
 		if n.release != nil {
 			n.Shut()
 		}
-		errs = append(errs, n.door.close(), n.magazine.Close())
+		// In this order: whoever is in the magazine may be judging what it has found.
+		errs = append(errs, n.magazine.Close(), n.door.close())
 	}
 	n.reading.Lock()
 	defer n.reading.Unlock()

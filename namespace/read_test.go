@@ -27,6 +27,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
+	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
 
 // enough is a time that only a defect uses up.
@@ -85,6 +86,12 @@ func (m *memory) Wake() {
 	case m.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (m *memory) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
 }
 
 func (m *memory) Drained() bool {
@@ -409,6 +416,47 @@ func TestCloseWhileExporting(t *testing.T) {
 	}
 	if err := n.Close(); err != nil {
 		t.Errorf("the second time: %v", err)
+	}
+}
+
+// judged is a magazine that has another event to judge each time, also while it is being closed.
+type judged struct {
+	*memory
+	closing atomic.Bool
+	once    sync.Once
+	scanned chan struct{}
+}
+
+func (j *judged) Scan(fn func(record []byte) error) (n int, err error) {
+	if j.memory.isClosed() {
+		return 0, ringbuf.ErrClosed
+	}
+	if j.closing.Load() {
+		defer j.once.Do(func() { close(j.scanned) })
+	}
+	return 1, fn((&eventtest.Builder{Header: eventtest.Header{Hook: 82, Kind: 1, Slot: 1, Ticket: 1}}).Scalar(1).Scalar(0).Record())
+}
+
+func (j *judged) Close() error {
+	j.closing.Store(true)
+	<-j.scanned
+	return j.memory.Close()
+}
+
+// TestCloseWhileJudging: Close takes nothing away from who judges meanwhile.
+func TestCloseWhileJudging(t *testing.T) {
+	n, m := newNamespace(t, nil)
+	n.magazine = &judged{memory: m, scanned: make(chan struct{})}
+	n.config.Judge = func(*event.Record) verdict.Verdict { return verdict.Trusted }
+	n.door = &doorkeeper{judge: n.judge, decisions: newDecisions(), slots: verdict.NewSlots(make([]bpf.Slot, 2))}
+	n.state.Raised = 1 // which keeps the reader waiting
+	exported := make(chan error, 1)
+	go func() { exported <- n.Export(context.Background(), event.Current, io.Discard) }()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-exported; !errors.Is(err, ringbuf.ErrClosed) {
+		t.Errorf("Export returned %v", err)
 	}
 }
 

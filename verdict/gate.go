@@ -88,7 +88,7 @@ type Gate struct {
 	start time.Time
 	rouse chan struct{} // the watcher has to look at once
 	idle  atomic.Bool   // the watcher sleeps until the next beat
-	mu    sync.Mutex    // of the times in waits; the loop and those who decide never take it
+	mu    sync.Mutex    // of the times in waits, and held where a slot is forgotten; the loop and those who decide never take it
 
 	looking   atomic.Uint64 // the request that the loop is in Look for; 0: none
 	lookSeen  uint64        // the same when the watcher looked, which alone uses this
@@ -292,6 +292,8 @@ func (g *Gate) answer(unique uint64, errno unix.Errno) {
 // connection afterwards. Any goroutine, any number of times.
 func (g *Gate) Close() {
 	g.closed.Store(true)
+	g.mu.Lock() // while the watcher forgets a slot it is not in the set, though somebody may sleep there by now
+	defer g.mu.Unlock()
 	for slot := range g.asleep.all() {
 		w := &g.waits[slot]
 		if unique, ticket, _, ok := w.get(); ok {

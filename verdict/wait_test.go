@@ -8,6 +8,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // race lets functions run at the same moment, so many times, or until the test has failed.
@@ -109,6 +112,36 @@ func TestForget(t *testing.T) {
 		unique += 2
 		g.asleep.add(1)
 	}, sleep, forget)
+}
+
+// TestCloseWhileForgetting: Close ends the wait of whoever sleeps, also of who begins to while the watcher forgets the slot: it has
+// taken the slot out of the set and not put it back yet. What tick and forget do is done here step by step.
+func TestCloseWhileForgetting(t *testing.T) {
+	c := testConfig(2)
+	g, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.reply = func(int, uint64, unix.Errno) unix.Errno { return 0 }
+	g.mu.Lock()
+	g.asleep.remove(1)
+	g.waits[1].begin(begin(c.Slots, 1), 2, 1)
+	closed := make(chan struct{})
+	go func() {
+		g.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(100 * time.Millisecond): // it waits for the watcher
+	}
+	g.asleep.add(1)
+	g.mu.Unlock()
+	<-closed
+	expectVerdict(t, c.Slots, 1, Closed)
+	if g.waits[1].unique.Load() != 0 {
+		t.Error("nobody has answered")
+	}
 }
 
 // TestRest: the watcher does not rest if somebody went to sleep since it looked.

@@ -36,7 +36,8 @@ type Config struct {
 	// heartbeat, and the occasion to look again for events that Look came too early for. It may
 	// call Decide.
 	// While Look hangs for longer than Deadline there is no beat: nobody reads requests, so
-	// whoever watches the heartbeat has to end the connection.
+	// whoever watches the heartbeat has to end the connection. Nor is there one after the kernel has not
+	// taken an answer: its task goes on sleeping.
 	Beat func(sleeping int)
 	// BeatEvery is the longest time between two beats, if no pass takes longer.
 	BeatEvery time.Duration

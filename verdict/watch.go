@@ -27,7 +27,7 @@ func (g *Gate) watch(over <-chan struct{}) {
 		}
 		now := time.Since(g.start)
 		sleeping := g.tick(now)
-		if !g.hangs(now) {
+		if !g.hangs(now) && g.broken.Load() == 0 {
 			g.config.Beat(sleeping)
 		}
 		next := tickEvery

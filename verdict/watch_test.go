@@ -377,6 +377,27 @@ func TestLookHangs(t *testing.T) {
 	})
 }
 
+// TestAnswerNotTaken: the heart stops when the kernel does not take an answer, because its task goes on sleeping.
+func TestAnswerNotTaken(t *testing.T) {
+	c := testConfig(2)
+	c.BeatEvery = 100 * time.Millisecond
+	watched(t, c, func(t *testing.T, n *nursery) {
+		n.Gate.reply = func(int, uint64, unix.Errno) unix.Errno { return unix.EINVAL }
+		n.sleep(t, 1, 11, 2)
+		n.pass(time.Second)
+		decided := time.Since(n.start)
+		if _, err := n.Decide(1, 1, Trusted); err != nil {
+			t.Fatal(err)
+		}
+		n.pass(time.Minute)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if last := n.beats[len(n.beats)-1]; last > decided {
+			t.Errorf("the heart has beaten at %v, %v after the answer that was not taken", last, last-decided)
+		}
+	})
+}
+
 func TestFatal(t *testing.T) {
 	kill, quit, abort, usr1 := bit(unix.SIGKILL), bit(unix.SIGQUIT), bit(unix.SIGABRT), bit(unix.SIGUSR1)
 	for name, c := range map[string]struct {

@@ -76,8 +76,8 @@ func NewServer(device int, root Dir) *Server {
 // the connection aborted. It then returns nil, after all writes under way have ended and all
 // handles were closed. It is called once. In every case the device is closed.
 //
-// The device is open on one thread of this process alone, with whatever else was open when Serve was
-// called (see the package's documentation).
+// The device is open on one thread of this process alone (see the package's documentation), which closes its copies of all
+// files that are open when Serve is called: none may be among them of which that may hang.
 func (s *Server) Serve() error {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {

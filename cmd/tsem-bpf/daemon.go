@@ -107,16 +107,21 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	root, err := c.begin(engine, output)
+	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, c.Deadline, std.err)
+	// Before the host is described: whose files are read then may hang, and so would whoever closes a copy of their descriptors.
+	served, err := c.serve(engine, plane)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, root.end()) }()
+	var root *rootExport
+	defer func() { err = errors.Join(err, c.leave(engine, plane), root.end()) }()
+	if root, err = c.begin(engine, output); err != nil {
+		return err
+	}
 	ofRoot, err := root.collectors()
 	if err != nil {
 		return err
 	}
-	plane := daemon.New(daemon.Engine{Engine: engine}, aggregate, c.Deadline, std.err)
 	var mounted atomic.Bool
 	wrong := func(lasting bool) []string {
 		all := root.wrong(lasting)
@@ -126,10 +131,6 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 		return all
 	}
 	if err := monitor.serve(engine, wrong, std.err, ofRoot...); err != nil {
-		return err
-	}
-	served, err := c.serve(engine, plane)
-	if err != nil {
 		return err
 	}
 	mounted.Store(true)
@@ -155,10 +156,16 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 	}
 	mounted.Store(false)
 	close(ended)
-	err = errors.Join(err, service.end())
+	return errors.Join(err, service.end())
+}
+
+// leave undoes serve, and ends or leaves the namespaces.
+func (c *daemonCommand) leave(engine *loader.Engine, plane *daemon.Plane) (err error) {
 	// Who has a file open keeps the connection, so its end is that of this process.
-	if unmountErr := unix.Unmount(c.Mount, unix.MNT_DETACH); unmountErr != nil && !errors.Is(unmountErr, unix.EINVAL) {
-		err = errors.Join(err, fmt.Errorf("unmount %s: %w", c.Mount, unmountErr))
+	if err = unix.Unmount(c.Mount, unix.MNT_DETACH); errors.Is(err, unix.EINVAL) {
+		err = nil
+	} else if err != nil {
+		err = fmt.Errorf("unmount %s: %w", c.Mount, err)
 	}
 	plane.Close()
 	return errors.Join(err, engine.SetPlane(0))

@@ -160,6 +160,27 @@ func TestSettleSleep(t *testing.T) {
 	}
 }
 
+// TestPlaneTaken: whoever finds another daemon is told so, and what to do.
+func TestPlaneTaken(t *testing.T) {
+	if err := planeChosen(0, nil); err != nil {
+		t.Error(err)
+	}
+	for _, test := range []struct {
+		status uint32
+		err    error
+		is     error
+		says   string
+	}{
+		{uint32(unix.EBUSY), nil, ErrPlaneTaken, "another tsem-bpf daemon serves orchestrators on this host, and there can be one: let orchestrators use that one, or end it first"},
+		{uint32(unix.EINVAL), nil, unix.EINVAL, "choose the control plane: "},
+		{0, unix.EPERM, unix.EPERM, "choose the control plane: "},
+	} {
+		if err := planeChosen(test.status, test.err); !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%d, %v: %v", test.status, test.err, err)
+		}
+	}
+}
+
 // TestErrorsSayWhatToDo: an errno of the kernel becomes a sentence; what it is not the
 // cause of stays as it is.
 func TestErrorsSayWhatToDo(t *testing.T) {

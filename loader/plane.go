@@ -15,18 +15,28 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
+// ErrPlaneTaken: another process serves the control plane of this host.
+var ErrPlaneTaken = errors.New("another tsem-bpf daemon serves orchestrators on this host")
+
 // SetPlane makes the file system with a device, as stat(2) has it, the control plane of this
 // host, until this process ends; 0 ends that. Only who has CAP_MAC_ADMIN in the initial user
-// namespace can open its files then, and that is no event of anybody. The error wraps unix.EBUSY
+// namespace can open its files then, and that is no event of anybody. The error is ErrPlaneTaken
 // if another process has one.
 func (e *Engine) SetPlane(device uint64) error {
 	// As the kernel has it (include/linux/kdev_t.h, MKDEV).
 	status, err := e.programs[planeProgram].Run(&ebpf.RunOptions{Context: unix.Major(device)<<20 | unix.Minor(device)})
-	if err == nil && status != 0 {
-		err = unix.Errno(status)
-	}
-	if err != nil {
+	return planeChosen(status, err)
+}
+
+// planeChosen returns the error of SetPlane for what the run of the program has returned.
+func planeChosen(status uint32, err error) error {
+	switch {
+	case err != nil:
 		return fmt.Errorf("choose the control plane: %w", err)
+	case unix.Errno(status) == unix.EBUSY:
+		return fmt.Errorf("%w, and there can be one: let orchestrators use that one, or end it first (tsem-bpf engine status shows the keepers)", ErrPlaneTaken)
+	case status != 0:
+		return fmt.Errorf("choose the control plane: %w", unix.Errno(status))
 	}
 	return nil
 }

@@ -310,7 +310,7 @@ func TestDaemonKilled(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "tsem")
 	daemon, _ := startDaemon(t, folder)
 	second := exec.Command("tsem-bpf", "daemon", "--mount", filepath.Join(t.TempDir(), "other"))
-	if said, err := second.CombinedOutput(); second.ProcessState.ExitCode() != 125 || !strings.Contains(string(said), "choose the control plane: device or resource busy") {
+	if said, err := second.CombinedOutput(); second.ProcessState.ExitCode() != 125 || !strings.Contains(string(said), "another tsem-bpf daemon serves orchestrators on this host, and there can be one") {
 		t.Errorf("a second one: %v, %s", err, said)
 	}
 	check(t, daemon.Process.Kill())

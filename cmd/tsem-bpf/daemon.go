@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -80,6 +82,9 @@ func (c *daemonCommand) Run(std *streams, given *kong.Context) (err error) {
 			return err
 		}
 		return printConfig(std.out, given.Selected(), c.unused)
+	}
+	if err := c.checkMount(); err != nil {
+		return err
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(max(leastThreads, runtime.GOMAXPROCS(0)))
@@ -169,6 +174,15 @@ func (c *daemonCommand) leave(engine *loader.Engine, plane *daemon.Plane) (err e
 	}
 	plane.Close()
 	return errors.Join(err, engine.SetPlane(0))
+}
+
+// checkMount says what is wrong with the place of the files, before anything is loaded: the last folder of it serve makes.
+func (c *daemonCommand) checkMount() error {
+	parent, _ := filepath.Split(strings.TrimRight(c.Mount, "/"))
+	if _, err := os.Stat(parent + "."); err != nil {
+		return fmt.Errorf("--mount=%s: no folder can be made in %s: %w", c.Mount, parent, cause(err))
+	}
+	return nil
 }
 
 // moves returns what there is to say of the control plane if its work moves: a request is answered, and

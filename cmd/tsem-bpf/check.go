@@ -23,7 +23,7 @@ func (checkCommand) Help() string {
 nothing behind. docs/kernels.md tells what the tiers are. Needs root.
 
 Exit status: 0: tsem-bpf can be used here; 1: it cannot, and the last line says what
-to change.`
+to change; 125: that cannot be known.`
 }
 
 // A checkReport is what check --json prints.
@@ -38,9 +38,14 @@ type checkReport struct {
 // Run implements the command.
 func (c *checkCommand) Run(std *streams) error {
 	support, err := loader.Probe()
+	return c.tell(std, support, err)
+}
+
+// tell tells what Probe has returned.
+func (c *checkCommand) tell(std *streams, support *loader.Support, err error) error {
 	var problem *loader.SupportError
 	if err != nil && !errors.As(err, &problem) {
-		return &exitError{exitUnusable, err}
+		return err
 	}
 	report := reportOn(support, problem)
 	if c.JSON {

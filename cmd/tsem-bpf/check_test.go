@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -32,5 +33,24 @@ func TestCheckLists(t *testing.T) {
 	text, err := json.Marshal(reportOn(new(loader.Support), &loader.SupportError{Err: loader.ErrKernel, Detail: "no BTF", Remedy: "another one"}))
 	if err != nil || bytes.Contains(text, []byte("null")) || !bytes.Contains(text, []byte(`"problem":"the kernel is not supported: no BTF","remedy":"another one"`)) {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// TestCheckStatus: a kernel that cannot be used is one thing, and not to know whether it can another.
+func TestCheckStatus(t *testing.T) {
+	for _, test := range []struct {
+		err    error
+		status int
+		says   string
+	}{
+		{nil, 0, "usable"},
+		{&loader.SupportError{Err: loader.ErrKernel, Detail: "no BTF", Remedy: "another one"}, exitUnusable, "to change"},
+		{errors.New("the probe was interrupted"), exitFailed, "tsem-bpf: the probe was interrupted\n"},
+	} {
+		var out bytes.Buffer
+		err := new(checkCommand).tell(&streams{&out, &out}, new(loader.Support), test.err)
+		if status := ended(err, &out); status != test.status || !strings.Contains(out.String(), test.says) {
+			t.Errorf("%v: status %d, %s; want %d, %q", test.err, status, out.String(), test.status, test.says)
+		}
 	}
 }

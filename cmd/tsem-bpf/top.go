@@ -18,7 +18,7 @@ import (
 )
 
 type topCommand struct {
-	Interval time.Duration `placeholder:"D" default:"2s" help:"Time from one screen to the next, at least 100ms (default 2s)."`
+	Interval time.Duration `placeholder:"D" default:"2s" help:"Time from one screen to the next, at least 100ms (default ${default})."`
 	Once     bool          `help:"Print one screen as text after one interval, and end."`
 }
 

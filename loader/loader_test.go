@@ -290,3 +290,11 @@ func TestTooFewFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestCallerInvisible: 0 stands for a thread that is not visible here. To the kernel it stands for all there are, of which init is
+// the first.
+func TestCallerInvisible(t *testing.T) {
+	if c, err := new(Engine).Caller(0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

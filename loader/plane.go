@@ -45,13 +45,16 @@ func planeChosen(status uint32, err error) error {
 type Caller = bpf.Caller
 
 // Caller says who a thread is that sleeps in a request which this process has to answer, by its
-// id in the pid namespace of this process. The error wraps unix.ESRCH if there is none.
+// id in the pid namespace of this process. The error wraps unix.ESRCH if there is none, or it is 0.
 //
 // The id is a parameter of an iterator (since 6.1), because before 6.2 a
 // program finds no task by its id. Before 6.12 and its stable siblings of October 2024 the kernel
 // finds only the first thread of a process in that way.
 func (e *Engine) Caller(tid uint32) (Caller, error) {
 	var c Caller
+	if tid == 0 { // FUSE has that for a thread which is not visible here; an iterator takes it for all threads, and the first is init
+		return c, fmt.Errorf("ask who a thread is that is not visible in this pid namespace: %w", unix.ESRCH)
+	}
 	err := e.readTask(callerProgram, tid, unsafe.Slice((*byte)(unsafe.Pointer(&c)), unsafe.Sizeof(c)))
 	if errors.Is(err, io.EOF) {
 		err = unix.ESRCH

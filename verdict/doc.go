@@ -36,8 +36,8 @@
 // # Concurrency
 //
 // One goroutine, with a thread of its own, reads the requests; another one, the watcher,
-// looks after those who sleep: every 10 ms while there are any. Decide, Close, Stats and
-// Pending may be called from anywhere. On the way from a request to its answer there is no
+// looks after those who sleep: every 10 ms while there are any. Decide, Close and Stats
+// may be called from anywhere. On the way from a request to its answer there is no
 // lock, no channel, no table, no other goroutine, and no allocation; what makes that right
 // is told at Gate.ask and at the type wait.
 //

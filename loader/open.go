@@ -282,7 +282,7 @@ func EndNamespace(id uint64) error {
 }
 
 func endNamespace(p *pins, id uint64) error {
-	if err := p.check(); err != nil {
+	if err := p.checkThere(); err != nil {
 		return err
 	}
 	users, err := p.enter()

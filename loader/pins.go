@@ -84,6 +84,14 @@ func (p *pins) check() error {
 	return nil
 }
 
+// checkThere is check for who needs a kernel half that is there. The error is fs.ErrNotExist if there is none, with or without a bpffs.
+func (p *pins) checkThere() error {
+	if _, err := os.Stat(p.folder()); errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.check()
+}
+
 // lockWait is how long one waits at least for others who install or remove a kernel half, which
 // takes seconds on an emulated machine. It is anew for each of those who have their turn before.
 const lockWait = 2 * time.Minute

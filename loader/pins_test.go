@@ -64,6 +64,19 @@ func TestAboutForeign(t *testing.T) {
 	}
 }
 
+// TestNoneThere: where nothing can be pinned there is no kernel half, to remove or to end a namespace of.
+func TestNoneThere(t *testing.T) {
+	p := &pins{root: t.TempDir()}
+	for what, err := range map[string]error{"remove": remove(p, false), "remove by force": remove(p, true), "end a namespace": endNamespace(p, 1)} {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if left, err := os.ReadDir(p.root); len(left) > 0 || err != nil {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
 // TestLock: who waits for the lock waits as long as others have their turns, however many they are, and
 // not for one that keeps it. Who has given up keeps nobody from it.
 func TestLock(t *testing.T) {

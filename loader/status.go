@@ -265,7 +265,7 @@ func Remove(force bool) error {
 }
 
 func remove(p *pins, force bool) error {
-	if err := p.check(); err != nil {
+	if err := p.checkThere(); err != nil {
 		return err
 	}
 	lock, err := p.lock()

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,9 @@ func (l *lasting) reopen() error {
 	}
 	if err == nil {
 		err = fresh.commit()
+	}
+	if err == nil && fresh.path == "" && l.output.Load().cut {
+		_, err = io.WriteString(fresh.w, "\n") // commit does that to files
 	}
 	if err != nil {
 		return errors.Join(err, fresh.close())

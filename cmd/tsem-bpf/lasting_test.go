@@ -159,6 +159,36 @@ func TestLastingFails(t *testing.T) {
 	}
 }
 
+// smallDisk has room for some bytes.
+type smallDisk struct {
+	bytes.Buffer
+	room int
+}
+
+func (d *smallDisk) Write(p []byte) (int, error) {
+	n := min(len(p), d.room)
+	d.room -= n
+	d.Buffer.Write(p[:n])
+	if n < len(p) {
+		return n, unix.ENOSPC
+	}
+	return n, nil
+}
+
+// TestLastingCut: behind a part of a line that cannot be taken back the next one begins on a line of its own, as soon as there is room.
+func TestLastingCut(t *testing.T) {
+	disk := &smallDisk{room: len("one\ntw")}
+	l, _ := lastingOutput(t, "-", disk)
+	put(t, l, "one\ntwo\nthree\n")
+	put(t, l, "four\n") // and no room for any
+	disk.room = 100
+	put(t, l, "five\n")
+	put(t, l, "six\n")
+	if want := "one\ntw\nfive\nsix\n"; disk.String() != want || l.written.Load() != 3 {
+		t.Errorf("%d written, %q; want 3, %q", l.written.Load(), disk.String(), want)
+	}
+}
+
 // TestLastingStalls: who raises events learns that a write takes long, and that it does no more; the end waits for none.
 func TestLastingStalls(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")

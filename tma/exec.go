@@ -66,9 +66,12 @@ type Exec struct {
 	answered uint64        // lines read from it; of the goroutine that reads
 
 	cmd     *exec.Cmd // nil: not started
-	stdin   *os.File  // nil: closed; writing guards it
+	stdin   *os.File
 	stdout  *os.File
 	writing sync.Mutex
+	over    bool          // nothing more is written; writing guards it
+	start   time.Time     // of the process
+	begun   atomic.Int64  // when the write under way began, ns since start; 0: none is
 	exited  chan struct{} // closed when the process is gone; status is set then
 	status  error
 	read    chan struct{} // closed when nothing more is read from it
@@ -122,7 +125,7 @@ func (a *Exec) Start(decide Decide, decideAsync DecideAsync) error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", a, err), stdin.Close(), stdout.Close())
 	}
-	a.cmd, a.stdin, a.stdout = cmd, stdin, stdout
+	a.cmd, a.stdin, a.stdout, a.start = cmd, stdin, stdout, time.Now()
 	go a.wait()
 	go a.readReplies()
 	return nil
@@ -141,7 +144,7 @@ func (a *Exec) Write(lines []byte) (int, error) {
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	a.records.Add(uint64(bytes.Count(lines, []byte("\n"))))
-	for rest := lines; len(rest) > 0 && a.stdin != nil; {
+	for rest := lines; len(rest) > 0 && !a.over; {
 		n, err := a.put(rest, a.stuck)
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			// The time may have passed while this process was stopped, and not the agent.
@@ -161,7 +164,18 @@ func (a *Exec) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
+// StuckFor returns how long the write under way to the agent has been so; 0: there is none.
+func (a *Exec) StuckFor() time.Duration {
+	begun := a.begun.Load()
+	if begun == 0 {
+		return 0
+	}
+	return time.Since(a.start) - time.Duration(begun)
+}
+
 func (a *Exec) put(lines []byte, limit time.Duration) (int, error) {
+	a.begun.Store(int64(time.Since(a.start)))
+	defer a.begun.Store(0)
 	if err := a.stdin.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return 0, err
 	}
@@ -170,10 +184,8 @@ func (a *Exec) put(lines []byte, limit time.Duration) (int, error) {
 
 // closeStdin is called with writing held.
 func (a *Exec) closeStdin() {
-	if a.stdin != nil {
-		_ = a.stdin.Close()
-		a.stdin = nil
-	}
+	_ = a.stdin.Close() // Close may have done so
+	a.over = true
 }
 
 // readReplies reads from the agent until it ends or has failed.
@@ -275,7 +287,7 @@ func (a *Exec) Err() error {
 // Stats returns the counters.
 func (a *Exec) Stats() Stats { return a.waits.Stats() }
 
-// Close ends the agent: it closes its standard input, and kills it if it has not ended 2
+// Close ends the agent: it closes its standard input, though something is being written to it, and kills it if it has not ended 2
 // seconds later; that is the error. What still waits is decided Closed.
 func (a *Exec) Close() error {
 	if a.cmd == nil {
@@ -283,9 +295,7 @@ func (a *Exec) Close() error {
 	}
 	a.closing.Do(func() {
 		a.ending.Store(true)
-		a.writing.Lock()
-		a.closeStdin()
-		a.writing.Unlock()
+		_ = a.stdin.Close() // which ends a write that is under way
 		select {
 		case <-a.exited:
 		case <-time.After(grace):

@@ -295,6 +295,23 @@ func TestExecClose(t *testing.T) {
 	}
 }
 
+// TestExecCloseWhileWriting: nor does it keep anybody from ending while a record is being written that it does not take.
+func TestExecCloseWhileWriting(t *testing.T) {
+	a, _, _ := startAgent(t, "deaf", time.Hour)
+	var writing sync.WaitGroup
+	writing.Go(func() { tell(t, a, strings.Repeat(strings.Repeat("x", 999)+"\n", 4*pipeSize/1000)) })
+	for a.StuckFor() < 10*time.Millisecond {
+		time.Sleep(time.Millisecond)
+	}
+	if err := a.Close(); err == nil || !strings.Contains(err.Error(), "killed") || a.Err() != nil {
+		t.Errorf("%v; %v", err, a.Err())
+	}
+	writing.Wait()
+	if stuck := a.StuckFor(); stuck != 0 {
+		t.Errorf("stuck for %v at the end", stuck)
+	}
+}
+
 // TestExecGroup: what an agent has started ends with it, and a process that has left its
 // group with the pipe in its hands stops nobody.
 func TestExecGroup(t *testing.T) {

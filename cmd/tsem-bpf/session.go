@@ -186,7 +186,7 @@ func (s *session) end(told bool) error {
 	}
 	s.describing.Store(false)
 	s.namespace.Shut()
-	drain(s.exported, s.signals, told, s.output.stuckFor, s.output.giveUp)
+	drain(s.exported, s.signals, told, s.stuckFor, s.giveUpWriting)
 	s.endAgent()
 	totals := s.namespace.Totals()
 	totals.Written = s.eventsWritten()
@@ -214,9 +214,26 @@ func (s *session) eventsWritten() uint64 {
 	return written
 }
 
+// stuckFor returns how long the write under way has been so, to the agent or to the output.
+func (s *session) stuckFor() time.Duration {
+	if s.agent == nil {
+		return s.output.stuckFor()
+	}
+	return max(s.agent.StuckFor(), s.output.stuckFor())
+}
+
+// giveUpWriting ends the agent if it is that which takes nothing, and else all writing to the output.
+func (s *session) giveUpWriting() {
+	if s.agent != nil && s.agent.StuckFor() > patience {
+		_ = s.agent.Close() // again in close, which returns the error
+		return
+	}
+	s.output.giveUp()
+}
+
 // drain waits for the end of Export, after which exported is closed. What a signal tells meanwhile is for tsem-bpf:
-// the first one limits how long a write to the output may take, the next one ends all writing. told says that the first
-// one was there; stuckFor and giveUp are those of the output.
+// the first one limits how long a write may take, the next one ends all writing to the output. told says that the first
+// one was there; stuckFor and giveUp are about whatever is written to.
 func drain(exported <-chan struct{}, signals <-chan os.Signal, told bool, stuckFor func() time.Duration, giveUp func()) {
 	look := time.NewTicker(patience / 10)
 	defer look.Stop()

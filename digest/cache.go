@@ -261,18 +261,20 @@ func (c *Cache) finish(j *job, r result) {
 	var answered []*ticket
 	for t := range j.tickets {
 		t.job = nil
+		count := c.of(r.of(&t.req).State)
 		// Somebody else's thread or path may not have led to the file; ours may.
-		if r.State == event.DigestUnavailable && !t.req.sameWay(&j.req) && c.enqueue(t) == nil {
-			continue
+		if r.State == event.DigestUnavailable && !t.req.sameWay(&j.req) {
+			if count = c.enqueue(t); count == nil {
+				continue
+			}
 		}
+		count.Add(1)
 		answered = append(answered, t)
 	}
 	j.tickets = nil
 	c.mu.Unlock()
 	for _, t := range answered {
-		d := r.of(&t.req)
-		c.answered(d.State)
-		t.done(d)
+		t.done(r.of(&t.req))
 	}
 }
 

@@ -406,6 +406,29 @@ func TestOverload(t *testing.T) {
 	wantStats(t, c, Stats{Overloaded: 1})
 }
 
+// A request that would go its own way, for which there is no room, is refused for that reason.
+func TestSharedFailureOverload(t *testing.T) {
+	c, release := busy(t)
+	defer release()
+	req := record(t, write(t, "file", "content"))
+	lost := req
+	lost.Path = "/nowhere"
+	for _, r := range []Request{lost, req} {
+		c.Ask(r, func(event.Digest) {})
+	}
+	j := c.running[req.key()]
+	for i := range queued {
+		other := req
+		other.Ino += uint64(i) + 1
+		c.Ask(other, func(event.Digest) {})
+	}
+	before := c.Stats() // one of them found no room, beside the first one
+	c.finish(j, result{})
+	if now := c.Stats(); now.Unavailable != before.Unavailable+1 || now.Overloaded != before.Overloaded+1 {
+		t.Errorf("counters are %+v, and were %+v", now, before)
+	}
+}
+
 func TestClose(t *testing.T) {
 	read, called, release := stalled()
 	defer release()

@@ -29,16 +29,17 @@ type counters struct {
 	unavailable, overloaded, cancelled atomic.Uint64
 }
 
-func (c *counters) answered(s event.DigestState) {
+// of returns the counter of answers of a state.
+func (c *counters) of(s event.DigestState) *atomic.Uint64 {
 	switch s {
 	case event.DigestExact:
-		c.exact.Add(1)
+		return &c.exact
 	case event.DigestChanged:
-		c.changed.Add(1)
+		return &c.changed
 	case event.DigestUnsettled:
-		c.unsettled.Add(1)
+		return &c.unsettled
 	default:
-		c.unavailable.Add(1)
+		return &c.unavailable
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/tsem-bpf/tsem-bpf/bpf"
 )
 
 // ErrPins: what is pinned is no kernel half that can be used.
@@ -380,6 +382,16 @@ func (p *pins) parse(text []byte) (*about, error) {
 	}
 	if a.Version != p.version {
 		return a, fmt.Errorf("%w: %s is pinned at %s, this tsem-bpf has %s", ErrForeign, a.Version, p.folder(), p.version)
+	}
+	for _, name := range []string{"magazines", "creations"} {
+		if _, there := a.Inner[name]; !there {
+			return nil, p.broken("does not say what the maps in " + name + " are")
+		}
+	}
+	for _, h := range a.Support.Hooks {
+		if int(h.Ordinal) >= bpf.HookMax {
+			return nil, p.broken(fmt.Sprintf("says that hook %s has the ordinal %d; the highest is %d", h.Name, h.Ordinal, bpf.HookMax-1))
+		}
 	}
 	return a, nil
 }

@@ -51,7 +51,7 @@ func TestAboutForeign(t *testing.T) {
 		err   error
 		stays bool
 	}{
-		{`{"Version": "this", "Stays": true, "Support": {}}`, nil, true},
+		{`{"Version": "this", "Stays": true, "Support": {}, "Inner": {"magazines": {}, "creations": {}}}`, nil, true},
 		{`{"Version": "other", "Stays": true, "Support": {}, "Later": 1}`, ErrForeign, true},
 		{`{"Version": "other", "Support": {}}`, ErrForeign, false},
 		{`{"Version": "other", "Stays": true}`, ErrPins, false},
@@ -60,6 +60,30 @@ func TestAboutForeign(t *testing.T) {
 		a, err := p.parse([]byte(test.text))
 		if !errors.Is(err, test.err) || (a == nil) != (test.err == ErrPins) || a != nil && a.Stays != test.stays {
 			t.Errorf("%s: %+v, %v", test.text, a, err)
+		}
+	}
+}
+
+// TestAboutWrong: what a kernel half cannot say of itself is refused, for all who would use it.
+func TestAboutWrong(t *testing.T) {
+	p := &pins{root: t.TempDir(), version: "this"}
+	for text, want := range map[string]string{
+		`"Support": {"hooks": [{"name": "x", "ordinal": 127, "present": true}]}, "Inner": {"magazines": {}, "creations": {}}`: "",
+		`"Support": {"hooks": [{"name": "x", "ordinal": 128, "present": true}]}, "Inner": {"magazines": {}, "creations": {}}`: "says that hook x has the ordinal 128; the highest is 127",
+		`"Support": {}, "Inner": {"magazines": {}}`: "does not say what the maps in creations are",
+		`"Support": {}`: "does not say what the maps in magazines are",
+	} {
+		a, err := p.parse([]byte(`{"Version": "this", ` + text + `}`))
+		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrPins) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v; want %s", text, err, want)
+		}
+		if err == nil {
+			e := newEngine(a.Support)
+			for name, m := range a.Inner {
+				e.inner[name] = &ebpf.MapSpec{Type: m.Type}
+			}
+			e.support.later(allEvents)
+			e.MapSpecOf("magazines").MaxEntries, e.MapSpecOf("creations").MaxEntries = 1, 1
 		}
 	}
 }

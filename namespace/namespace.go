@@ -199,9 +199,6 @@ func (n *Namespace) Begin(hash crypto.Hash, nsrefCurrent bool) (err error) {
 	if err := n.door.err(); err != nil {
 		return err
 	}
-	if atomic.LoadUint32(&n.state.Flags)&bpf.NamespaceClosed != 0 {
-		return fmt.Errorf("begin a namespace: %w", loader.ErrRemoved)
-	}
 	n.setDigest(hash)
 	n.config.NSRefCurrent = nsrefCurrent
 	if n.config.Judge != nil {
@@ -210,7 +207,10 @@ func (n *Namespace) Begin(hash crypto.Hash, nsrefCurrent bool) (err error) {
 		}
 	}
 	n.state.Digest = uint32(n.config.Digest.Size())
-	n.state.Flags = n.config.flags()
+	// Whoever removes the kernel half closes all namespaces, also at this moment.
+	if flags := atomic.LoadUint32(&n.state.Flags); flags&bpf.NamespaceClosed != 0 || !atomic.CompareAndSwapUint32(&n.state.Flags, flags, n.config.flags()) {
+		return fmt.Errorf("begin a namespace: %w", loader.ErrRemoved)
+	}
 	n.id = n.engine.NewID()
 	atomic.StoreUint64(&n.state.Id, n.id) // the last: now it is shown
 	return nil

@@ -26,6 +26,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/digest"
 	"github.com/tsem-bpf/tsem-bpf/event"
 	"github.com/tsem-bpf/tsem-bpf/event/eventtest"
+	"github.com/tsem-bpf/tsem-bpf/loader"
 	"github.com/tsem-bpf/tsem-bpf/ringbuf"
 	"github.com/tsem-bpf/tsem-bpf/verdict"
 )
@@ -489,5 +490,17 @@ func TestExportAggregate(t *testing.T) {
 	const want = `{"export": {"type": "aggregate"}, "aggregate": {"value": "01ab"}}` + "\n"
 	if out.String() != want || n.Totals().Written != 0 {
 		t.Errorf("%q, %d written", out.String(), n.Totals().Written)
+	}
+}
+
+// TestBeginClosed: what was closed since it was prepared stays closed, and does not begin.
+func TestBeginClosed(t *testing.T) {
+	n, _ := newNamespace(t, nil)
+	atomic.OrUint32(&n.state.Flags, bpf.NamespaceClosed)
+	if err := n.Begin(0, false); !errors.Is(err, loader.ErrRemoved) {
+		t.Errorf("Begin returned %v", err)
+	}
+	if n.state.Flags&bpf.NamespaceClosed == 0 || n.state.Id != 0 {
+		t.Errorf("it has the flags %#x and the id %d", n.state.Flags, n.state.Id)
 	}
 }

@@ -292,12 +292,19 @@ func (k *kept) end() {
 	if totals.Held {
 		end = "is left to the next daemon, its tasks are held back"
 	}
-	unread := ""
+	more := ""
 	if n := k.dropped + uint64(k.queue.Len()); n > 0 {
-		unread = fmt.Sprintf(", %d records unread", n)
+		more = fmt.Sprintf(", %d records unread", n)
+	}
+	if totals.Unreadable > 0 {
+		more += fmt.Sprintf(", %d unreadable", totals.Unreadable)
+	}
+	// What nobody has read of one that is held back the next daemon reads.
+	if totals.Balance.Delivered != totals.Balance.Raised && !totals.Held {
+		more += "; " + totals.Balance.String()
 	}
 	k.plane.say("namespace %d %s: %d events, %d released by its orchestrator, %d not in time, %d releases late%s",
-		k.id, end, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late, unread)
+		k.id, end, totals.Balance.Raised, stats.Decided, totals.Verdicts[verdict.Late], stats.Late, more)
 	if err := k.namespace.Close(); err != nil {
 		k.plane.say("namespace %d: %v", k.id, err)
 	}

@@ -77,10 +77,10 @@ endef
 # What is about other programs, or files and flags, more than about the kernel is tested on the newest alone. So is most of
 # what takes the kernel half away again and again: before 7.0 the kernel waits for a grace period for each program, one after
 # the other, so that such a test takes a minute. make vm-test-6.12 ONCE=none LEFT_OUT= leaves out nothing.
-ONCE := DaemonManyAtOnce|DaemonOperations|DaemonRootFullDisk|DaemonTakeover|EngineCommand|ExitSkipped|FullHook|Limits|NothingLeaks|Orchestrators|PinsLeft|Prometheus|ScrapeCost|Service|Stress
+ONCE := DaemonManyAtOnce|DaemonOperations|DaemonRootFullDisk|DaemonTakeover|EngineCommand|ExitSkipped|FullHook|Limits|NothingLeaks|Orchestrators|PinsLeft|Prometheus|ScrapeCost|Service|Stress|WrongAccount
 # Each of the older kernels has a part of the rest of these.
 LEFT_OUT = $(LEFT_OUT_$*)
-LEFT_OUT_6.12 := |ExportTier
+LEFT_OUT_6.12 := |ExportTier|Pins
 LEFT_OUT_6.1 := |KilledAnytime|ManyRuns
 
 .PHONY: vm-test-%

@@ -198,9 +198,9 @@ func TestStartCost(t *testing.T) {
 		t.Errorf("every other one takes %v, more than 1/20 of the %v of the first", other.whole, first.cpu)
 	}
 
-	const longest = 300 * time.Millisecond
-	if end := first.whole - first.begin; end > longest {
-		t.Errorf("the end of the first takes %v, more than %v", end, longest)
+	// Who waits for the kernel, which detaches one program after the other, takes longer than the beginning.
+	if end := first.whole - first.begin; end > first.begin/4 {
+		t.Errorf("the end of the first takes %v, more than a quarter of its beginning", end)
 	}
 
 	n, err := namespace.New(engine, namespace.Config{})

@@ -368,6 +368,14 @@ func busy(t *testing.T) (c *Cache, release func()) {
 	return c, release
 }
 
+// fill asks for as many other files as may wait.
+func fill(c *Cache, req Request) {
+	for range queued {
+		req.Ino++
+		c.Ask(req, func(event.Digest) {})
+	}
+}
+
 // A request that has joined one whose path leads nowhere goes its own way.
 func TestSharedFailure(t *testing.T) {
 	c, release := busy(t)
@@ -397,11 +405,7 @@ func TestOverload(t *testing.T) {
 	c, release := busy(t)
 	defer release()
 	req := record(t, write(t, "file", "content"))
-	for i := range queued {
-		other := req
-		other.Ino += uint64(i) + 1
-		c.Ask(other, func(event.Digest) {})
-	}
+	fill(c, req)
 	want(t, c, req, Unavailable, "")
 	wantStats(t, c, Stats{Overloaded: 1})
 }
@@ -417,11 +421,7 @@ func TestSharedFailureOverload(t *testing.T) {
 		c.Ask(r, func(event.Digest) {})
 	}
 	j := c.running[req.key()]
-	for i := range queued {
-		other := req
-		other.Ino += uint64(i) + 1
-		c.Ask(other, func(event.Digest) {})
-	}
+	fill(c, req)
 	before := c.Stats() // one of them found no room, beside the first one
 	c.finish(j, result{})
 	if now := c.Stats(); now.Unavailable != before.Unavailable+1 || now.Overloaded != before.Overloaded+1 {

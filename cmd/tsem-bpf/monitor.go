@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -55,12 +56,9 @@ func (f *monitorFlags) listen() (*metrics.Server, error) {
 	if err := f.check(); err != nil || f.Metrics == "" {
 		return nil, err
 	}
-	if err := f.checkFile(); err != nil {
-		return nil, err
-	}
 	server, err := metrics.Listen(f.Metrics, f.MetricsConfig)
 	if err != nil {
-		return nil, fmt.Errorf("--metrics=%s: %w", f.Metrics, err)
+		return nil, cmp.Or(f.checkFile(), fmt.Errorf("--metrics=%s: %w", f.Metrics, err))
 	}
 	return server, nil
 }

@@ -156,14 +156,8 @@ func testLookCost(t *testing.T, name string, rounds, events int) {
 	// Of all events of hooks that cannot sleep: what is done here raises others beside that of its name.
 	var asked float64
 	var inTime []float64
-	waits := make(map[event.Hook]bool)
-	for _, h := range engine.Support().Hooks {
-		if hook, ok := event.Lookup(h.Name); ok {
-			waits[hook] = h.Waits
-		}
-	}
 	answer := func(r *event.Record) verdict.Verdict {
-		if !waits[r.Hook()] {
+		if r.Kind() == event.KindAsync {
 			asked++
 		}
 		return verdict.Trusted

@@ -377,11 +377,16 @@ func (p *pins) aboutIn(folder string) (*about, error) {
 // parse parses what a kernel half says of itself. With ErrForeign it returns that, too.
 func (p *pins) parse(text []byte) (*about, error) {
 	a := new(about)
-	if err := json.Unmarshal(text, a); err != nil || a.Support == nil {
-		return nil, p.broken("does not say what it is")
-	}
-	if a.Version != p.version {
+	err := json.Unmarshal(text, a)
+	if a.Version != "" && a.Version != p.version {
+		// Another version may say things that are not understood here.
+		if a.Support == nil {
+			a.Support = new(Support)
+		}
 		return a, fmt.Errorf("%w: %s is pinned at %s, this tsem-bpf has %s", ErrForeign, a.Version, p.folder(), p.version)
+	}
+	if err != nil || a.Support == nil {
+		return nil, p.broken("does not say what it is")
 	}
 	for _, name := range []string{"magazines", "creations"} {
 		if _, there := a.Inner[name]; !there {

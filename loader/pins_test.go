@@ -54,7 +54,11 @@ func TestAboutForeign(t *testing.T) {
 		{`{"Version": "this", "Stays": true, "Support": {}, "Inner": {"magazines": {}, "creations": {}}}`, nil, true},
 		{`{"Version": "other", "Stays": true, "Support": {}, "Later": 1}`, ErrForeign, true},
 		{`{"Version": "other", "Support": {}}`, ErrForeign, false},
-		{`{"Version": "other", "Stays": true}`, ErrPins, false},
+		{`{"Version": "other", "Stays": true}`, ErrForeign, true},
+		{`{"Version": "other", "Stays": true, "Support": {"hooks": "all"}, "Inner": []}`, ErrForeign, true},
+		{`{"Version": "this", "Stays": true}`, ErrPins, false},
+		{`{"Version": "this", "Stays": true, "Support": {"hooks": "all"}, "Inner": {"magazines": {}, "creations": {}}}`, ErrPins, false},
+		{`{"Version": 1, "Stays": true, "Support": {}}`, ErrPins, false},
 		{`{"Version": "other"`, ErrPins, false},
 	} {
 		a, err := p.parse([]byte(test.text))

@@ -331,6 +331,9 @@ func (s *screen) programs() []Line {
 	var ran []loader.ProgramStatus
 	for _, p := range s.now.Runs {
 		before := old[p.Name]
+		if p.Runs < before.Runs || p.Skipped < before.Skipped {
+			before = loader.ProgramStatus{} // it was loaded anew, and counts from nothing
+		}
 		p.Runs, p.Time, p.Skipped = p.Runs-before.Runs, p.Time-before.Time, p.Skipped-before.Skipped
 		if p.Runs+p.Skipped > 0 {
 			ran = append(ran, p)

@@ -65,6 +65,15 @@ func text(lines []Line) string {
 	return b.String()
 }
 
+// TestScreenReloaded: a program that was loaded anew since the snapshot before has counted from nothing.
+func TestScreenReloaded(t *testing.T) {
+	before, now := busy(t)
+	before.Runs, now.Runs = now.Runs, []loader.ProgramStatus{{Name: "file_open", Runs: 3, Time: 6 * time.Microsecond}}
+	if got, want := text(Screen(before, now, 0, 0)), "\nfile_open    1.5    2.0         0\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("%s; want at the end %s", got, want)
+	}
+}
+
 // TestScreen: what is shown, on terminals of several sizes.
 func TestScreen(t *testing.T) {
 	before, now := busy(t)

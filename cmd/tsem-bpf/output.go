@@ -105,12 +105,12 @@ func inherited(name string) (fd int, ok bool) {
 }
 
 func errClosed(name string) error {
-	return fmt.Errorf("%s is closed: name a file with -o (/dev/null if nobody is to read the records)", name)
+	return fmt.Errorf("%s is closed, or /dev/null and open for reading too: name a file with -o (/dev/null if nobody is to read the records)", name)
 }
 
 // closed says whether a standard stream was closed when tsem-bpf began. Go has opened
-// /dev/null in its place then (runtime, fds_unix.go), and for reading and writing,
-// while who redirects to it opens it for writing only.
+// /dev/null in its place then (runtime, fds_unix.go), and for reading and writing. Who redirects to it opens it for
+// writing only, mostly: Python's subprocess.DEVNULL cannot be told from a closed stream.
 func closed(file *os.File) bool {
 	var null, there unix.Stat_t
 	flags, err := unix.FcntlInt(file.Fd(), unix.F_GETFL, 0)

@@ -347,10 +347,11 @@ func TestOutputClosed(t *testing.T) {
 		redirection string
 		says        string
 	}{
-		{"-", ">&-", "standard output is closed: name a file with -o"},
+		{"-", ">&-", "standard output is closed, or /dev/null and open for reading too: name a file with -o"},
 		{"-", "</dev/null >&0", "standard output: is open for reading only"},
 		{"-", ">/dev/null", ""},
-		{"/dev/stdout", ">&-", "/dev/stdout is closed: name a file with -o"},
+		{"-", "1<>/dev/null", "or /dev/null and open for reading too: name a file with -o (/dev/null if"},
+		{"/dev/stdout", ">&-", "/dev/stdout is closed, or"},
 		{"/proc/self/fd/1", ">&-", "/proc/self/fd/1 is closed"},
 		{"/dev/fd/0", "<&-", "/dev/fd/0 is closed"},
 		{"/dev/fd/9", "", "/dev/fd/9: bad file descriptor"},

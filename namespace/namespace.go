@@ -109,7 +109,7 @@ type Namespace struct {
 	earlier   uint64       // events that earlier keepers have read
 	release   func() error // gives the index back; nil: there is none. life guards it
 
-	shut       atomic.Int64 // when, ns since 1970; 0: not yet
+	shut       atomic.Pointer[time.Time] // when; nil: not yet
 	written    atomic.Uint64
 	unreadable atomic.Uint64
 	omitted    atomic.Uint64
@@ -357,7 +357,7 @@ func (n *Namespace) Tasks() uint64 {
 func (n *Namespace) Shut() {
 	n.life.RLock()
 	defer n.life.RUnlock()
-	if n.shut.CompareAndSwap(0, time.Now().UnixNano()) {
+	if now := time.Now(); n.shut.CompareAndSwap(nil, &now) {
 		n.door.shut() // before the flag lets the gate process end it: who waits gets a verdict
 		atomic.OrUint32(&n.state.Flags, n.endFlag())
 		n.magazine.Wake()
@@ -399,16 +399,16 @@ func (n *Namespace) Close() error {
 // ended says whether everything that was raised before Shut is accounted for.
 func (n *Namespace) ended() bool {
 	shut := n.shut.Load()
-	if shut == 0 || !n.magazine.Drained() {
+	if shut == nil || !n.magazine.Drained() {
 		return false
 	}
-	return n.balance().Err() == nil || time.Now().UnixNano()-shut > int64(endWait)
+	return n.balance().Err() == nil || time.Since(*shut) > endWait
 }
 
 // waitForRecords blocks until there may be something to read.
 func (n *Namespace) waitForRecords() error {
 	look := min(time.Second, max(0, n.joiner.patience()))
-	if n.shut.Load() != 0 {
+	if n.shut.Load() != nil {
 		// A hook under way may end without a record, and then wakes nobody.
 		look = min(look, 10*time.Millisecond)
 	}

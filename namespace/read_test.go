@@ -254,7 +254,8 @@ func TestUnreadable(t *testing.T) {
 			n.state.Raised = 200
 			var out bytes.Buffer
 			n.Shut()
-			n.shut.Add(-int64(endWait)) // what is missing will not come
+			earlier := n.shut.Load().Add(-endWait)
+			n.shut.Store(&earlier) // what is missing will not come
 			if err := n.Export(context.Background(), event.Current, &out); err != nil {
 				t.Fatal(err)
 			}

@@ -109,7 +109,7 @@ func (n *Namespace) unread() (last uint64, numbers []uint64, err error) {
 func (n *Namespace) Resume() {
 	n.life.RLock()
 	defer n.life.RUnlock()
-	if n.shut.Load() == 0 {
+	if n.shut.Load() == nil {
 		atomic.AndUint32(&n.state.Flags, ^bpf.NamespaceOrphaned)
 	}
 }

@@ -69,10 +69,9 @@ type Exec struct {
 	stdin   *os.File
 	stdout  *os.File
 	writing sync.Mutex
-	over    bool          // nothing more is written; writing guards it
-	start   time.Time     // of the process
-	begun   atomic.Int64  // when the write under way began, ns since start; 0: none is
-	exited  chan struct{} // closed when the process is gone; status is set then
+	over    bool                      // nothing more is written; writing guards it
+	begun   atomic.Pointer[time.Time] // when the write under way began; nil: none is
+	exited  chan struct{}             // closed when the process is gone; status is set then
 	status  error
 	read    chan struct{} // closed when nothing more is read from it
 
@@ -125,7 +124,7 @@ func (a *Exec) Start(decide Decide, decideAsync DecideAsync) error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", a, err), stdin.Close(), stdout.Close())
 	}
-	a.cmd, a.stdin, a.stdout, a.start = cmd, stdin, stdout, time.Now()
+	a.cmd, a.stdin, a.stdout = cmd, stdin, stdout
 	go a.wait()
 	go a.readReplies()
 	return nil
@@ -166,17 +165,17 @@ func (a *Exec) Write(lines []byte) (int, error) {
 
 // StuckFor returns how long the write under way to the agent has been so; 0: there is none.
 func (a *Exec) StuckFor() time.Duration {
-	begun := a.begun.Load()
-	if begun == 0 {
-		return 0
+	if begun := a.begun.Load(); begun != nil {
+		return time.Since(*begun)
 	}
-	return time.Since(a.start) - time.Duration(begun)
+	return 0
 }
 
 func (a *Exec) put(lines []byte, limit time.Duration) (int, error) {
-	a.begun.Store(int64(time.Since(a.start)))
-	defer a.begun.Store(0)
-	if err := a.stdin.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+	now := time.Now()
+	a.begun.Store(&now)
+	defer a.begun.Store(nil)
+	if err := a.stdin.SetWriteDeadline(now.Add(limit)); err != nil {
 		return 0, err
 	}
 	return a.stdin.Write(lines)

@@ -43,10 +43,10 @@ type output struct {
 	limit int      // of one write; 0: none
 	stays bool     // what is in the file; and a FIFO without reader is an error. To be set before open
 
-	buffer  []byte        // of the write that is under way
-	begun   atomic.Int64  // when that write began, ns since 1970; 0: none is
-	written atomic.Uint64 // whole lines that were taken
-	cut     bool          // a part of one more was, and could not be taken back
+	buffer  []byte                    // of the write that is under way
+	begun   atomic.Pointer[time.Time] // when that write began; nil: none is
+	written atomic.Uint64             // whole lines that were taken
+	cut     bool                      // a part of one more was, and could not be taken back
 
 	failed chan struct{} // closed once err is set
 	err    error         // why nothing more is written; read it after failed
@@ -332,8 +332,9 @@ func (o *output) put(lines []byte) error {
 		err error
 	}
 	done := make(chan result, 1)
-	o.begun.Store(time.Now().UnixNano())
-	defer o.begun.Store(0)
+	now := time.Now()
+	o.begun.Store(&now)
+	defer o.begun.Store(nil)
 	go func(w io.Writer, buffer []byte) {
 		n, err := w.Write(buffer)
 		done <- result{n, err}
@@ -361,11 +362,10 @@ func (o *output) takeBack(part int) bool {
 
 // stuckFor returns how long the write under way has been so.
 func (o *output) stuckFor() time.Duration {
-	begun := o.begun.Load()
-	if begun == 0 {
-		return 0
+	if begun := o.begun.Load(); begun != nil {
+		return time.Since(*begun)
 	}
-	return time.Duration(time.Now().UnixNano() - begun)
+	return 0
 }
 
 // end says how the writing ended, after Export. A full disk may show only now.

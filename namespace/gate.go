@@ -63,12 +63,15 @@ type doorkeeper struct {
 	gate    atomic.Pointer[verdict.Gate] // the one that tasks ask now
 	over    atomic.Bool                  // no new gate any more
 
-	mu     sync.Mutex
-	gates  uint64            // that were made
+	mu     sync.Mutex        // held while a gate is made, which may take as long as the start of a process
 	device *os.File          // of the gate
 	served chan error        // what its Serve returned
 	guard  *gateproc.Process // its process
-	past   verdict.Stats     // of the gates before
+
+	counting sync.Mutex    // nothing is waited for with it held, so that a scrape gets its counters at once
+	gates    uint64        // that were made
+	current  *verdict.Gate // the one that is not in past yet; nil: there is none
+	past     verdict.Stats // of the gates before
 
 	guarded chan struct{}         // closed when nobody guards any more, or attends
 	failure atomic.Pointer[error] // why there is no gate
@@ -150,7 +153,9 @@ func (n *Namespace) buildGate() error {
 	if err != nil {
 		return err
 	}
-	d.gates++
+	d.counting.Lock()
+	d.gates, d.current = d.gates+1, gate
+	d.counting.Unlock()
 	d.gate.Store(gate)
 	served := make(chan error, 1)
 	d.served = served
@@ -242,7 +247,9 @@ func (d *doorkeeper) endGate() error {
 	if d.served != nil {
 		errs = append(errs, <-d.served)
 		d.served = nil
-		d.past = sum(d.past, gate.Stats())
+		d.counting.Lock()
+		d.past, d.current = sum(d.past, gate.Stats()), nil
+		d.counting.Unlock()
 	}
 	if d.device != nil {
 		errs = append(errs, d.device.Close())
@@ -315,12 +322,12 @@ func (n *Namespace) DecisionTimes() DecisionTimes { return n.door.decisions.time
 // Only where the Config has a Judge.
 func (n *Namespace) GateStats() (stats verdict.Stats, gates uint64) {
 	d := n.door
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.served == nil {
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	if d.current == nil {
 		return d.past, d.gates
 	}
-	return sum(d.past, d.gate.Load().Stats()), d.gates
+	return sum(d.past, d.current.Stats()), d.gates
 }
 
 func sum(a, b verdict.Stats) verdict.Stats {

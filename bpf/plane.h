@@ -12,6 +12,9 @@
 /* include/uapi/linux/capability.h */
 #define CAP_MAC_ADMIN 33
 
+/* include/linux/sched.h */
+#define PF_IO_WORKER 0x10
+
 /* The device of the control plane's file system, 0: there is none; and the keeper that serves it. */
 volatile __u32 plane_device;
 volatile __u32 plane_keeper;
@@ -79,6 +82,7 @@ int task_caller(struct bpf_iter__task *context)
 	c.tgid = task->tgid;
 	c.parent = task->real_parent->tgid;
 	c.mac_admin = is_mac_admin(task);
+	c.io_worker = (task->flags & PF_IO_WORKER) != 0;
 	bpf_seq_write(context->meta->seq, &c, sizeof(c));
 	return 0;
 }

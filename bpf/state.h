@@ -145,7 +145,7 @@ struct tsem_caller {
 	__u32 tgid;		/* in the initial pid namespace, as all here */
 	__u32 parent;		/* thread group of its parent, whoever traces it */
 	__u32 mac_admin;	/* 1: it has CAP_MAC_ADMIN in the initial user namespace */
-	__u32 pad;
+	__u32 io_worker;	/* 1: it is none that runs programs, but makes requests for io_uring */
 };
 
 /* What task_enter is told. */

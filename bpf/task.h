@@ -70,6 +70,12 @@ static __always_inline __u64 denies(const struct tsem_namespace *ns, __u16 hook)
 	return ns->deny[hook / 64 % (TSEM_HOOK_MAX / 64)] >> hook % 64 & 1;
 }
 
+/* Can tasks join it? */
+static __always_inline bool is_open(const struct tsem_namespace *ns)
+{
+	return ns && ns->id && !(ns->flags & TSEM_NS_CLOSED);
+}
+
 /* Puts a task without state into the namespace at an index; a child gets its parent's. */
 static __always_inline bool task_join(__u64 address, __u32 index, const struct tsem_task *parent)
 {
@@ -77,7 +83,7 @@ static __always_inline bool task_join(__u64 address, __u32 index, const struct t
 	struct tsem_task t = { .ns_index = index };
 	volatile __u32 *filter;
 
-	if (!ns || !ns->id || (ns->flags & TSEM_NS_CLOSED))
+	if (!is_open(ns))
 		return false;
 	t.namespace = ns->id;
 	t.tnum = __sync_fetch_and_add(&last_tnum, 1) + 1;

@@ -20,7 +20,7 @@ type tsemTsemCaller struct {
 	Tgid      uint32
 	Parent    uint32
 	MacAdmin  uint32
-	Pad       uint32
+	IoWorker  uint32
 }
 
 type tsemTsemEntry struct {

@@ -135,7 +135,7 @@ static __always_inline void task_leave(__u64 address)
 
 /*
  * A task joins the namespace at an index, and leaves any other one. Returns 0, or a negative
- * errno. A process runs it on its own behalf before it becomes the first program of the namespace.
+ * errno; it is where it was if that namespace takes no tasks. A process runs it on its own behalf before it becomes the first program of the namespace.
  * (A child that is born in a namespace where hooks wait could wait for its parent, the
  * keeper, before its exec, while the keeper waits for that exec.) Or the keeper runs it for a
  * task that sleeps meanwhile, in a request that the keeper has to answer.
@@ -144,11 +144,14 @@ SEC("syscall")
 int task_enter(struct tsem_entry *context)
 {
 	__u64 address = context->address ?: bpf_get_current_task();
+	__u32 index = context->index;
 
+	if (!is_open(bpf_map_lookup_elem(&namespaces, &index)))
+		return -EBUSY;
 	/* It may be in a namespace already, as a child of a keeper that is. */
 	task_leave(address);
 	task_forget(address);
-	if (!task_join(address, context->index, NULL))
+	if (!task_join(address, index, NULL))
 		return -EBUSY;
 	slot_take(address);
 	return 0;

@@ -220,6 +220,8 @@ func (p *Plane) create(tid uint32, c loader.Caller, command control.Create) erro
 	switch {
 	case c.Namespace != 0:
 		return refuse(unix.EPERM, "thread %d is in namespace %d, in which none can be made", tid, c.Namespace)
+	case c.IoWorker != 0:
+		return refuse(unix.EOPNOTSUPP, "a worker of io_uring writes for process %d, and would be in the namespace: make it with write(2), in the thread that is to be there", c.Tgid)
 	case command.Kind == control.Internal:
 		return refuse(unix.EOPNOTSUPP, "an internal namespace needs a model in the kernel")
 	}

@@ -944,6 +944,7 @@ func TestCreateRefused(t *testing.T) {
 		want    unix.Errno
 	}{
 		"nested":      {"external", func(h *host) { h.processes[10].Namespace = 3 }, unix.EPERM},
+		"io_uring":    {"external", func(h *host) { h.processes[10].IoWorker = 1 }, unix.EOPNOTSUPP},
 		"internal":    {"internal", func(*host) {}, unix.EOPNOTSUPP},
 		"full":        {"external", func(h *host) { h.refuses = fmt.Errorf("make: %w", loader.ErrFull) }, unix.ENOSPC},
 		"no sleep":    {"external", func(h *host) { h.refuses = namespace.ErrNoSleep }, unix.EOPNOTSUPP},

@@ -179,7 +179,9 @@ const (
 
 	enterGetevents = 1
 	offsetSQEs     = 0x10000000
+	opWrite        = 23
 	opURingCmd     = 46
+	sqeAsync       = 1 << 4 // by a worker
 	sizeSQE        = 128
 	sizeCQE        = 16
 
@@ -205,7 +207,7 @@ type ringParams struct {
 	sq, cq                                               ringOffsets
 }
 
-// ring is an io_uring of one thread, for commands to one device.
+// ring is an io_uring of one thread, for requests to one file.
 type ring struct {
 	fd             int
 	rings, entries []byte
@@ -214,18 +216,19 @@ type ring struct {
 	sqMask, cqMask uint32
 	cqes           uintptr
 	sent, unsent   uint32
-	device         int
+	file           int
 }
 
-func newRing(device int, entries, flags uint32) (*ring, error) {
-	p := ringParams{flags: flags | setupSQE128 | setupNoSQArray}
+func newRing(file int, entries, flags uint32) (*ring, error) {
+	p := ringParams{flags: flags | setupSQE128}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, fmt.Errorf("io_uring_setup: %w", errno)
 	}
-	r := &ring{fd: int(fd), device: device}
+	r := &ring{fd: int(fd), file: file}
 	var err error
-	if r.rings, err = unix.Mmap(r.fd, 0, int(p.cq.droppedOrCQEs+p.cqEntries*sizeCQE), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	size := max(p.cq.droppedOrCQEs+p.cqEntries*sizeCQE, p.sq.arrayOrFlags+p.sqEntries*4)
+	if r.rings, err = unix.Mmap(r.fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, errors.Join(fmt.Errorf("map the rings: %w", err), r.close())
 	}
 	if r.entries, err = unix.Mmap(r.fd, offsetSQEs, int(p.sqEntries*sizeSQE), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
@@ -235,6 +238,11 @@ func newRing(device int, entries, flags uint32) (*ring, error) {
 	r.sqTail, r.sqMask = at(p.sq.tail), *at(p.sq.mask)
 	r.cqHead, r.cqTail, r.cqMask = at(p.cq.head), at(p.cq.tail), *at(p.cq.mask)
 	r.cqes = uintptr(p.cq.droppedOrCQEs)
+	if flags&setupNoSQArray == 0 {
+		for i := range p.sqEntries {
+			*at(p.sq.arrayOrFlags + 4*i) = i
+		}
+	}
 	return r, nil
 }
 
@@ -251,10 +259,7 @@ func (r *ring) close() error {
 // command submits a command of FUSE (struct fuse_uring_cmd_req) with the next enter.
 func (r *ring) command(cmd uint32, buffers *[2]unix.Iovec, queue uint16, commit, user uint64) {
 	le := binary.NativeEndian
-	e := r.entries[r.sent&r.sqMask*sizeSQE:][:sizeSQE]
-	clear(e)
-	e[0] = opURingCmd
-	le.PutUint32(e[4:], uint32(r.device))
+	e := r.next(opURingCmd)
 	le.PutUint32(e[8:], cmd)
 	if buffers != nil {
 		le.PutUint64(e[16:], uint64(uintptr(unsafe.Pointer(buffers))))
@@ -263,6 +268,28 @@ func (r *ring) command(cmd uint32, buffers *[2]unix.Iovec, queue uint16, commit,
 	le.PutUint64(e[32:], user)
 	le.PutUint64(e[56:], commit)
 	le.PutUint16(e[64:], queue)
+	r.submit()
+}
+
+// write submits a write by a worker with the next enter. The bytes have to stay until it is complete.
+func (r *ring) write(b []byte) {
+	e := r.next(opWrite)
+	e[1] = sqeAsync
+	binary.NativeEndian.PutUint64(e[16:], uint64(uintptr(unsafe.Pointer(&b[0]))))
+	binary.NativeEndian.PutUint32(e[24:], uint32(len(b)))
+	r.submit()
+}
+
+// next returns the place of the next request (struct io_uring_sqe), which submit shows to the kernel.
+func (r *ring) next(op byte) []byte {
+	e := r.entries[r.sent&r.sqMask*sizeSQE:][:sizeSQE]
+	clear(e)
+	e[0] = op
+	binary.NativeEndian.PutUint32(e[4:], uint32(r.file))
+	return e
+}
+
+func (r *ring) submit() {
 	r.sent++
 	r.unsent++
 	atomic.StoreUint32(r.sqTail, r.sent)
@@ -295,7 +322,7 @@ func serveRing(flags uint32) func(device int, ready func()) error {
 			return err
 		}
 		queues := ebpf.MustPossibleCPU()
-		r, err := newRing(device, uint32(queues), flags)
+		r, err := newRing(device, uint32(queues), flags|setupNoSQArray)
 		if err != nil {
 			return err
 		}

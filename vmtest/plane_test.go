@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,7 @@ import (
 	"github.com/tsem-bpf/tsem-bpf/namespace"
 )
 
-// entering is a control plane in which every command puts whoever writes it into a namespace.
+// entering is a control plane in which every command puts whoever writes it into a namespace, if there is one.
 type entering struct {
 	plane
 	namespace *namespace.Namespace
@@ -35,7 +36,7 @@ type entering struct {
 
 func (p *entering) Command(tid uint32, _ control.Command) error {
 	c, err := engine.Caller(tid)
-	if err == nil {
+	if err == nil && p.namespace != nil {
 		err = p.namespace.Enter(c)
 	}
 	p.with(func() { p.callers = append(p.callers, c) })
@@ -74,7 +75,7 @@ func TestPlaneEnter(t *testing.T) {
 		t.Fatalf("%d callers", len(p.callers))
 	}
 	c := p.callers[0]
-	if int(c.Tgid) != cmd.Process.Pid || int(c.Parent) != os.Getpid() || c.MacAdmin != 1 || c.Namespace != 0 {
+	if c.IoWorker != 0 || int(c.Tgid) != cmd.Process.Pid || int(c.Parent) != os.Getpid() || c.MacAdmin != 1 || c.Namespace != 0 {
 		t.Errorf("the caller is %+v; it is process %d, child of %d", c, cmd.Process.Pid, os.Getpid())
 	}
 	if !strings.HasPrefix(string(said), "This is the control plane") {
@@ -93,6 +94,61 @@ func TestPlaneEnter(t *testing.T) {
 	}
 	if totals := completeAccount(t, engine, n); totals.Tasks != 0 {
 		t.Errorf("tasks are left: %+v", totals)
+	}
+}
+
+// TestPlaneClosed: a task that cannot join another namespace is left where it is.
+func TestPlaneClosed(t *testing.T) {
+	n, err := namespace.New(engine, namespace.Config{})
+	check(t, err)
+	defer func() { check(t, n.Close()) }()
+	p := &entering{namespace: n}
+	folder := t.TempDir()
+	servePlane(t, p, folder)
+	cmd := exec.Command("sh", "-c", "echo seal >control; read line")
+	cmd.Dir = folder
+	stdin, err := cmd.StdinPipe()
+	check(t, err)
+	check(t, cmd.Start())
+	waitFor(t, "a task in the namespace", time.Minute, func() bool { return n.Tasks() == 1 })
+	c, err := engine.Caller(uint32(cmd.Process.Pid))
+	check(t, err)
+	nobodys := engine.NamespacesMax() - 1
+	if err := engine.Put(c, nobodys); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("put into a namespace that there is not: %v, want EBUSY", err)
+	}
+	again, err := engine.Caller(uint32(cmd.Process.Pid))
+	check(t, err)
+	if again.Namespace != n.ID() || n.Tasks() != 1 {
+		t.Errorf("the task is in namespace %d, and %d tasks in namespace %d", again.Namespace, n.Tasks(), n.ID())
+	}
+	check(t, stdin.Close())
+	_ = cmd.Wait()
+}
+
+// TestPlaneWorker: a worker of io_uring is known as one.
+func TestPlaneWorker(t *testing.T) {
+	p := new(entering)
+	folder := t.TempDir()
+	servePlane(t, p, folder)
+	file, err := os.OpenFile(filepath.Join(folder, "control"), os.O_WRONLY, 0)
+	check(t, err)
+	defer file.Close()
+	r, err := newRing(int(file.Fd()), 1, 0)
+	check(t, err)
+	defer func() { check(t, r.close()) }()
+	command := []byte("seal\n")
+	r.write(command)
+	check(t, r.enter(func(_ uint64, result int32) error {
+		if int(result) != len(command) {
+			return fmt.Errorf("the write by io_uring returned %d", result)
+		}
+		return nil
+	}))
+	_, err = file.Write(command)
+	check(t, err)
+	if len(p.callers) != 2 || p.callers[0].IoWorker != 1 || p.callers[1].IoWorker != 0 {
+		t.Errorf("the callers are %+v, want a worker and another one", p.callers)
 	}
 }
 

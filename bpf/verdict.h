@@ -135,10 +135,11 @@ static __always_inline void task_leave(__u64 address)
 
 /*
  * A task joins the namespace at an index, and leaves any other one. Returns 0, or a negative
- * errno; it is where it was if that namespace takes no tasks. A process runs it on its own behalf before it becomes the first program of the namespace.
- * (A child that is born in a namespace where hooks wait could wait for its parent, the
- * keeper, before its exec, while the keeper waits for that exec.) Or the keeper runs it for a
- * task that sleeps meanwhile, in a request that the keeper has to answer.
+ * errno; it is where it was if that namespace takes no tasks. A process runs it on its own behalf
+ * before it becomes the first program of the namespace. (A child that is born in a namespace
+ * where hooks wait could wait for its parent, the keeper, before its exec, while the keeper
+ * waits for that exec.) Or the keeper runs it for a task that sleeps meanwhile, in a request
+ * that the keeper has to answer.
  */
 SEC("syscall")
 int task_enter(struct tsem_entry *context)

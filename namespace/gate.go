@@ -60,7 +60,7 @@ type doorkeeper struct {
 
 	slots   *verdict.Slots
 	lookout *lookout
-	gate    atomic.Pointer[verdict.Gate] // the one that tasks ask now
+	gate    atomic.Pointer[verdict.Gate] // the one that tasks ask now; nil: there is none
 	over    atomic.Bool                  // no new gate any more
 
 	mu     sync.Mutex        // held while a gate is made, which may take as long as the start of a process
@@ -68,9 +68,8 @@ type doorkeeper struct {
 	served chan error        // what its Serve returned
 	guard  *gateproc.Process // its process
 
-	counting sync.Mutex    // nothing is waited for with it held, so that a scrape gets its counters at once
+	counting sync.Mutex    // held where gate changes; nothing is waited for meanwhile, so that a scrape gets its counters at once
 	gates    uint64        // that were made
-	current  *verdict.Gate // the one that is not in past yet; nil: there is none
 	past     verdict.Stats // of the gates before
 
 	guarded chan struct{}         // closed when nobody guards any more, or attends
@@ -154,9 +153,9 @@ func (n *Namespace) buildGate() error {
 		return err
 	}
 	d.counting.Lock()
-	d.gates, d.current = d.gates+1, gate
-	d.counting.Unlock()
+	d.gates++
 	d.gate.Store(gate)
+	d.counting.Unlock()
 	served := make(chan error, 1)
 	d.served = served
 	go func() {
@@ -248,7 +247,8 @@ func (d *doorkeeper) endGate() error {
 		errs = append(errs, <-d.served)
 		d.served = nil
 		d.counting.Lock()
-		d.past, d.current = sum(d.past, gate.Stats()), nil
+		d.past = sum(d.past, gate.Stats())
+		d.gate.Store(nil)
 		d.counting.Unlock()
 	}
 	if d.device != nil {
@@ -324,10 +324,11 @@ func (n *Namespace) GateStats() (stats verdict.Stats, gates uint64) {
 	d := n.door
 	d.counting.Lock()
 	defer d.counting.Unlock()
-	if d.current == nil {
+	gate := d.gate.Load()
+	if gate == nil {
 		return d.past, d.gates
 	}
-	return sum(d.past, d.current.Stats()), d.gates
+	return sum(d.past, gate.Stats()), d.gates
 }
 
 func sum(a, b verdict.Stats) verdict.Stats {
